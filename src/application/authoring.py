@@ -1,0 +1,209 @@
+"""What the author of a pipeline imports.
+
+    from application.authoring import Pipeline, StepContext, step
+
+    @step()
+    def probe(context: StepContext) -> dict[str, object]:
+        return {"duration_s": 12.5}
+
+    @step(depends_on=["probe"])
+    async def report(context: StepContext) -> dict[str, object]:
+        return {"report": f"{context.data['duration_s']} seconds"}
+
+    pipeline = Pipeline("my_pipeline", [probe, report])
+
+A handler is an ordinary function (it runs in a thread and may block) or a
+coroutine function (it runs on the event loop and may not). It returns what is
+to be merged into the execution's data, or None. It may be run again after a
+crash, so it has to be idempotent; whatever it raises fails the step.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from application.ports import AttemptRef
+from domain.definition import DEFAULT_POOL, PipelineDefinition, StepSpec
+from domain.errors import InvalidDefinition
+
+__all__ = ["Interrupted", "PermanentError", "Pipeline", "StepContext", "step"]
+
+Output = Mapping[str, Any] | None
+Handler = Callable[["StepContext"], Output | Awaitable[Output]]
+
+
+class PermanentError(Exception):
+    """Raised by a handler: to try again by itself would be no use."""
+
+
+class Interrupted(BaseException):
+    """Raised by ``StepContext.check``: Rushes is stopping, and the step will run again.
+
+    No ``Exception``, so that a handler's ``except Exception`` lets it pass.
+    """
+
+
+class StepContext:
+    """What a handler is given.
+
+    execution_id: the uuid. attempt: which start of this step it is, from 1.
+    data: the execution's data as it was when this attempt began; the handler's own.
+    """
+
+    def __init__(
+        self,
+        *,
+        ref: AttemptRef,
+        execution_id: str,
+        pipeline_type: str,
+        message_id: str | None,
+        step_name: str,
+        data: dict[str, Any],
+        report: Callable[[float, dict[str, Any]], None],
+        stopping: Callable[[], bool],
+    ) -> None:
+        self.ref = ref
+        self.execution_id = execution_id
+        self.pipeline_type = pipeline_type
+        self.message_id = message_id
+        self.step_name = step_name
+        self.data = data
+        self.job_id: int | None = None
+        self._report = report
+        self._stopping = stopping
+
+    @property
+    def step_key(self) -> str:
+        return self.ref.step_key
+
+    @property
+    def attempt(self) -> int:
+        return self.ref.attempt
+
+    def progress(self, fraction: float, **detail: Any) -> None:
+        """Say how far this attempt has come, from 0 to 1, as often as you like.
+
+        ``detail`` is shown beside it: ``bytes_done=..., bytes_total=...``. Cheap
+        and safe from any thread; the frontend is told a few times a second.
+        """
+        self._report(fraction, detail)
+
+    def attach_job(self, job_id: int) -> None:
+        """The execution works on this job: its ``job_id``, once this step completes."""
+        self.job_id = job_id
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the handler should come to an end as soon as it can."""
+        return self._stopping()
+
+    def check(self) -> None:
+        """Call it often in long work. Raises ``Interrupted`` when Rushes is stopping."""
+        if self._stopping():
+            raise Interrupted
+
+
+@dataclass(frozen=True, slots=True)
+class AuthoredStep:
+    """A step's specification with the function that does its work; still callable as that."""
+
+    spec: StepSpec
+    handler: Handler | None
+
+    def __call__(self, context: StepContext) -> Output | Awaitable[Output]:
+        if self.handler is None:
+            raise TypeError(f"step {self.spec.name!r} is external: it has no handler here")
+        return self.handler(context)
+
+
+def step(
+    *,
+    name: str | None = None,
+    depends_on: Sequence[str] = (),
+    after: Sequence[str] = (),
+    required: bool = True,
+    weight: int = 1,
+    pool: str = DEFAULT_POOL,
+) -> Callable[[Handler], AuthoredStep]:
+    """Make a function a step; see ``StepSpec`` for what the words mean."""
+
+    def decorate(handler: Handler) -> AuthoredStep:
+        own_name = name if name is not None else getattr(handler, "__name__", None)
+        if own_name is None:
+            raise InvalidDefinition(f"{handler!r} has no name: pass step(name=...)")
+        spec = StepSpec(
+            name=own_name,
+            depends_on=_names("depends_on", own_name, depends_on),
+            after=_names("after", own_name, after),
+            required=required,
+            weight=weight,
+            pool=pool,
+        )
+        return AuthoredStep(spec, handler)
+
+    return decorate
+
+
+def external_step(
+    name: str,
+    *,
+    depends_on: Sequence[str] = (),
+    after: Sequence[str] = (),
+    required: bool = True,
+    weight: int = 1,
+) -> AuthoredStep:
+    """A step that a service outside Rushes does, and reports on over gRPC (``AdvanceStep``)."""
+    return AuthoredStep(
+        StepSpec(
+            name=name,
+            depends_on=_names("depends_on", name, depends_on),
+            after=_names("after", name, after),
+            required=required,
+            weight=weight,
+            external=True,
+        ),
+        None,
+    )
+
+
+class Pipeline:
+    """A definition with its handlers.
+
+    Raises ``InvalidDefinition``, naming the culprit, if it could never run.
+    """
+
+    def __init__(self, type: str, steps: Sequence[AuthoredStep], *, card: bool = False) -> None:
+        """``card``: it is triggered with an ``sd_path``, and works on that card."""
+        for each in steps:
+            if not isinstance(each, AuthoredStep):
+                raise InvalidDefinition(
+                    f"pipeline {type!r}: {each!r} is no step; decorate it with @step()"
+                )
+        self.definition = PipelineDefinition(type, tuple(each.spec for each in steps))
+        self.card = card
+        self._handlers = {each.spec.name: each.handler for each in steps}
+
+    @property
+    def type(self) -> str:
+        return self.definition.type
+
+    def handler(self, step_name: str) -> Handler | None:
+        return self._handlers.get(step_name)
+
+
+def runs_on_loop(handler: Handler) -> bool:
+    """Whether the handler is a coroutine function, also as a callable object."""
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+        getattr(handler, "__call__", None)  # noqa: B004
+    )
+
+
+def _names(relation: str, owner: str, names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise InvalidDefinition(
+            f"step {owner!r}: {relation} takes a list of names, not the text {names!r}"
+        )
+    return tuple(names)

@@ -1,0 +1,269 @@
+"""What the application needs of the world.
+
+Each docstring is a contract: every sentence of it has a test in
+``tests/contract``, and that suite runs against the fakes and against the real
+adapters alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, Protocol, TypeVar
+
+from domain.events import RecordedFact
+from domain.execution import Execution, ExecutionStatus
+from domain.footage import Card, CardFile, FileKind, ImportedFile, Job, VerifiedCopy
+from domain.step import Step
+
+T = TypeVar("T")
+
+Change = Callable[[Execution], object]
+"""A pure, synchronous function that calls verbs on the draft it is given.
+
+It may run more than once, on any thread, and what it returns is ignored.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRef:
+    """Which attempt of which step is speaking; the fence against those that are over."""
+
+    execution_id: int
+    step_key: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A step that a commit has started, with what its handler is given.
+
+    execution: the committed state; nobody may change it.
+    """
+
+    execution: Execution
+    step: Step
+
+    @property
+    def ref(self) -> AttemptRef:
+        assert self.execution.id is not None
+        return AttemptRef(self.execution.id, self.step.key, self.step.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Triggered:
+    """The answer to a trigger.
+
+    duplicate: ``"message"`` if this message_id was known, ``"card"`` if the card
+    is under way already, None if the execution is new.
+    """
+
+    execution: Execution
+    duplicate: Literal["message", "card"] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which executions to list: newest first, those with an id below ``before``."""
+
+    status: ExecutionStatus | None = None
+    pipeline_type: str | None = None
+    message_id: str | None = None
+    before: int | None = None
+    limit: int = 50
+
+
+class Executions(Protocol):
+    """Where executions and their facts are kept: the one place that writes them.
+
+    State, facts and the admission of ready steps commit together or not at all.
+    Facts get increasing ids in the order in which they become visible, and are let
+    out only after their commit. Whatever is handed out is the caller's own: to
+    change it changes nothing here.
+
+    ``Unavailable`` is raised by every method once the store is closed, and
+    by the writing ones if a commit fails: then nothing of that change happened.
+    """
+
+    async def trigger(self, execution: Execution, contents_hash: str) -> Triggered:
+        """Store a new execution, once.
+
+        With a message_id that is known and the same ``contents_hash``, answers with
+        the execution that it belongs to; raises ``MessageConflict`` with another
+        hash. If an active execution has the same card_key, answers with that one
+        and remembers the message_id as belonging to it. Several at once, of one
+        message or of one card, make one execution.
+        """
+        ...
+
+    async def update(self, execution_id: int, change: Change) -> Execution:
+        """Run ``change`` on a draft; adopt it if it returns, drop it if it raises.
+
+        Only this caller sees what its change raised, whoever shares the commit.
+        Changes of one execution run one after the other, each on what the one
+        before it left; where another writer was first, the change runs again on
+        what that one left (``StaleExecution`` if that goes on). A change that
+        changes nothing writes nothing. Answers with the committed state.
+        Raises ``ExecutionNotFound``; ``CardBusy`` if the change makes an execution
+        active whose card another active one holds.
+        """
+        ...
+
+    async def get(self, reference: str | int) -> Execution:
+        """The last committed state, by uuid or by id. Raises ``ExecutionNotFound``."""
+        ...
+
+    async def list(self, query: Query) -> Sequence[Execution]:
+        """The executions that match, newest first, at most ``query.limit``."""
+        ...
+
+    async def unfinished(self) -> Sequence[int]:
+        """The ids of executions with anything left to go on with, oldest first."""
+        ...
+
+    async def facts(
+        self, since: int, limit: int, execution_id: int | None = None
+    ) -> Sequence[RecordedFact]:
+        """The committed facts with an id above ``since``, in order, at most ``limit``.
+
+        No fact with a smaller id becomes visible later.
+        """
+        ...
+
+    async def fact_bounds(self) -> tuple[int, int]:
+        """``(oldest, last)``: ``since`` may be anything from ``oldest`` to ``last``.
+
+        ``(0, 0)`` when nothing was ever recorded.
+        """
+        ...
+
+
+class Dispatcher(Protocol):
+    """Who decides what may run now, and has it run.
+
+    Every step that was admitted is then either launched or withdrawn.
+    """
+
+    def admit(self, execution: Execution, ready: Sequence[Step]) -> Collection[str]:
+        """The keys of those ready steps that have a slot; they start in this transaction.
+
+        Synchronous, without I/O, on any thread. A step that gets none keeps its
+        place in the queue, and is asked about again when there is a slot.
+        """
+        ...
+
+    def launch(self, started: Sequence[Started]) -> None:
+        """They have committed: run them."""
+        ...
+
+    def withdraw(self, execution_id: int, keys: Collection[str]) -> None:
+        """The transaction that admitted them is gone: their slots are free again."""
+        ...
+
+
+class Threads(Protocol):
+    """Threads for what blocks, so that nothing else in the application knows any."""
+
+    async def run(self, blocking: Callable[[], T]) -> T:
+        """Call it in a thread, and wait for what it returns or raises."""
+        ...
+
+    def on_loop(self, callback: Callable[[], None]) -> None:
+        """From any thread: have the event loop call this soon."""
+        ...
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """The time of day, in UTC, with its zone."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary start; never goes back."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class Ids(Protocol):
+    def new(self) -> str:
+        """A fresh uuid, as text; later ones sort after earlier ones (RFC 9562, version 7)."""
+        ...
+
+
+class Cards(Protocol):
+    """Where cards are found. Blocking."""
+
+    def locate(self, sd_path: object) -> str:
+        """The path in one spelling, if a card may be there; nothing has to be there yet.
+
+        Raises ``InvalidPath`` unless it is text, absolute, free of NUL and ``..``,
+        strictly below one of the card roots, and without a symbolic link below it.
+        """
+        ...
+
+
+class Jobs(Protocol):
+    """The jobs, one per execution at most. Blocking: called from threads."""
+
+    def create(
+        self, attempt: AttemptRef, *, name: str, card: Card, file_count: int, total_bytes: int
+    ) -> Job:
+        """The execution's job. The one that it has, if it has one (with its name and time).
+
+        A name that is taken gets ``-2``, ``-3`` and so on. Raises ``AttemptOver``
+        if the attempt doesn't run.
+        """
+        ...
+
+    def get(self, job_id: int) -> Job:
+        """Raises ``JobNotFound``."""
+        ...
+
+    def copied(self, attempt: AttemptRef, job_id: int) -> Job:
+        """Everything that was to be copied is in the library. Raises ``AttemptOver``, ``JobNotFound``."""
+        ...
+
+
+class CardFiles(Protocol):
+    """What scans found. Blocking: called from threads."""
+
+    def replace(self, attempt: AttemptRef, files: Iterable[CardFile]) -> None:
+        """This is the execution's inventory now; an older one is forgotten.
+
+        Raises ``AttemptOver`` if the attempt doesn't run.
+        """
+        ...
+
+    def of(
+        self, execution_id: int, *, after: bytes | None = None, limit: int | None = None
+    ) -> Sequence[CardFile]:
+        """In the order of their paths' bytes, those above ``after``."""
+        ...
+
+    def counts(self, execution_id: int) -> Mapping[FileKind, tuple[int, int]]:
+        """How many files of each kind, and how many bytes."""
+        ...
+
+
+class Ledger(Protocol):
+    """What was imported, for ever. Blocking: called from threads."""
+
+    def known(self, files: Sequence[CardFile]) -> Mapping[bytes, Sequence[ImportedFile]]:
+        """Rows with the path and the size of one of these files, on whatever card, by path."""
+        ...
+
+    def record(self, attempt: AttemptRef, job_id: int, copies: Sequence[VerifiedCopy]) -> None:
+        """These stand verified under their final names. The same again is a no-op.
+
+        Raises ``AttemptOver`` if the attempt doesn't run; then nothing is recorded.
+        """
+        ...
+
+
+Live = Mapping[str, tuple[int, float]]
+"""How far running attempts have come: ``{step_key: (attempt, fraction)}``."""
+
+Detail = Mapping[str, Any]
+"""What a step says about its progress, beside the fraction; JSON."""

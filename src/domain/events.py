@@ -1,0 +1,130 @@
+"""What has happened: frozen facts in the past tense.
+
+An aggregate records facts while its verbs run; the store writes them in the
+transaction that writes the state, gives each an increasing id, and lets them
+out after the commit. ``type`` is the word that clients see, and a fact's fields
+(beside its time) are what they are told.
+
+``step_progress`` is not a fact: nobody has to remember it. It travels beside
+them without an id (``application/feed.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One thing that happened, at ``at`` (UTC)."""
+
+    type: ClassVar[str]
+    at: datetime
+
+    def data(self) -> dict[str, Any]:
+        """What clients are told, beside the execution's id and the message's."""
+        return {name: getattr(self, name) for name in self.__match_args__ if name != "at"}
+
+    @property
+    def subject(self) -> str | None:
+        """The key of the step that it is about, if it is about one."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineStarted(Fact):
+    type: ClassVar[str] = "pipeline:started"
+    pipeline_type: str
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineCompleted(Fact):
+    type: ClassVar[str] = "pipeline:completed"
+    warnings: tuple[str, ...]
+    progress: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineFailed(Fact):
+    type: ClassVar[str] = "pipeline:failed"
+    step_name: str
+    step_key: str
+    attempt: int
+    message: str
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "error": {
+                "step_name": self.step_name,
+                "step_key": self.step_key,
+                "attempt": self.attempt,
+                "message": self.message,
+            }
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineRetried(Fact):
+    """``reopened`` are the keys of the steps that will run again."""
+
+    type: ClassVar[str] = "pipeline:retried"
+    reopened: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepFact(Fact):
+    step_name: str
+    step_key: str
+    attempt: int
+
+    @property
+    def subject(self) -> str | None:
+        return self.step_key
+
+
+@dataclass(frozen=True, slots=True)
+class StepStarted(StepFact):
+    type: ClassVar[str] = "pipeline:step_started"
+
+
+@dataclass(frozen=True, slots=True)
+class StepCompleted(StepFact):
+    """``progress`` is the execution's, from 0 to 100."""
+
+    type: ClassVar[str] = "pipeline:step_completed"
+    progress: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed(StepFact):
+    type: ClassVar[str] = "pipeline:step_failed"
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepSkipped(StepFact):
+    """``error`` names the step because of which this one can't run."""
+
+    type: ClassVar[str] = "pipeline:step_skipped"
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedFact:
+    """A fact as the log keeps it: what clients resume from, page through and replay.
+
+    id: rises in the order in which facts become visible; ids may skip.
+    execution_id: the store's id; ``data["execution_id"]`` is the uuid that clients see.
+    data: everything that clients are told.
+    """
+
+    id: int
+    execution_id: int
+    type: str
+    step_key: str | None
+    data: Mapping[str, Any]
+    occurred_at: datetime

@@ -1,0 +1,418 @@
+"""The aggregate: one run of a pipeline, its steps and its data.
+
+Verbs come in, facts are recorded, and every rule about when something may
+happen is here, so that no service has to know one. A verb either happens whole
+or raises; a store works on a ``copy()`` and drops it when a verb raised.
+
+How an execution moves:
+
+* A step is *ready* when it is pending, every step that it depends on has
+  completed, and every step that it comes after has ended. Nothing starts unless
+  the execution is running.
+* A required step that fails fails the execution, at once. What runs may finish
+  and is kept. Everything that depends on a failed or skipped step is skipped.
+* When every step has ended, and no required one failed, it has completed.
+* ``retry`` reopens the failed steps and those skipped because of them, and
+  keeps what completed.
+
+Progress is the weighted share of the steps that are done, plus the fractions of
+those that run, rounded down. It never falls within a run (a run begins with the
+trigger, a retry or a recovery) and reaches 100 only at the end. A required step
+that failed isn't done: a failed execution shows how far it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from domain.definition import PipelineDefinition
+from domain.errors import (
+    AttemptOver,
+    IllegalTransition,
+    InvalidInput,
+    NotExternal,
+    StepNotFound,
+)
+from domain.events import (
+    Fact,
+    PipelineCompleted,
+    PipelineFailed,
+    PipelineRetried,
+    PipelineStarted,
+    StepCompleted,
+    StepFailed,
+    StepSkipped,
+    StepStarted,
+)
+from domain.step import Step, StepStatus
+
+MAX_TAKEOVERS = 10
+"""How often a step may lose its worker before it counts as the one that kills it."""
+
+
+class ExecutionStatus(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class ExecutionVerb(StrEnum):
+    START = "start"
+    COMPLETE = "complete"
+    FAIL = "fail"
+    RETRY = "retry"
+
+
+EXECUTION_TRANSITIONS: Mapping[ExecutionStatus, Mapping[ExecutionVerb, ExecutionStatus]] = {
+    ExecutionStatus.PENDING: {ExecutionVerb.START: ExecutionStatus.RUNNING},
+    ExecutionStatus.RUNNING: {
+        ExecutionVerb.COMPLETE: ExecutionStatus.COMPLETED,
+        ExecutionVerb.FAIL: ExecutionStatus.FAILED,
+    },
+    ExecutionStatus.COMPLETED: {},
+    ExecutionStatus.FAILED: {ExecutionVerb.RETRY: ExecutionStatus.RUNNING},
+    ExecutionStatus.CANCELLED: {},
+}
+
+ACTIVE = frozenset({ExecutionStatus.PENDING, ExecutionStatus.RUNNING})
+"""The states in which an execution holds its card."""
+
+
+@dataclass(slots=True, eq=False)
+class Execution:
+    """One run of a pipeline.
+
+    id: the store's, None until it is stored. uuid: the one that clients see.
+    message_id: what the detector called its signal; at most one execution has it.
+    card_key: which card it works on, if any; at most one active execution has it.
+    data: the trigger's payload with every step's output merged in. Never changed
+        in place: a merge makes a new mapping.
+    version: how often it has been stored.
+    """
+
+    uuid: str
+    definition: PipelineDefinition
+    created_at: datetime
+    updated_at: datetime
+    id: int | None = None
+    message_id: str | None = None
+    card_key: str | None = None
+    status: ExecutionStatus = ExecutionStatus.PENDING
+    job_id: int | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    error_message: str | None = None
+    warnings: tuple[str, ...] = ()
+    progress: int = 0
+    version: int = 0
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    steps: dict[str, Step] = field(default_factory=dict)
+    recorded: list[Fact] = field(default_factory=list)
+
+    # -- beginning ---------------------------------------------------------------
+
+    @classmethod
+    def trigger(
+        cls,
+        definition: PipelineDefinition,
+        *,
+        uuid: str,
+        data: Mapping[str, Any],
+        at: datetime,
+        message_id: str | None = None,
+        card_key: str | None = None,
+    ) -> Execution:
+        """A running execution with its first steps, none of them started yet."""
+        execution = cls(
+            uuid=uuid,
+            definition=definition,
+            message_id=message_id,
+            card_key=card_key,
+            data=data,
+            created_at=at,
+            updated_at=at,
+            steps={spec.name: Step(spec, spec.name, created_at=at) for spec in definition.steps},
+        )
+        execution.status = execution._fire(ExecutionVerb.START)
+        execution.started_at = at
+        execution._record(
+            PipelineStarted(at, pipeline_type=definition.type, steps=tuple(execution.steps))
+        )
+        return execution
+
+    def copy(self) -> Execution:
+        """A draft: verbs on it leave this one as it is. Nothing is recorded in it yet."""
+        return replace(self, steps=dict(self.steps), recorded=[])
+
+    # -- questions ---------------------------------------------------------------
+
+    @property
+    def active(self) -> bool:
+        return self.status in ACTIVE
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is anything to go on with after a restart."""
+        return self.active or any(
+            step.status is StepStatus.RUNNING for step in self.steps.values()
+        )
+
+    def step(self, key: str) -> Step:
+        """Raises ``StepNotFound``."""
+        try:
+            return self.steps[key]
+        except KeyError:
+            raise StepNotFound(self.uuid, key) from None
+
+    def ready(self) -> Sequence[Step]:
+        """The steps that may start now, in the order of the definition."""
+        if self.status is not ExecutionStatus.RUNNING:
+            return ()
+        steps = self.steps
+        return [
+            step
+            for step in steps.values()
+            if step.status is StepStatus.PENDING
+            and all(steps[n].status is StepStatus.COMPLETED for n in step.spec.depends_on)
+            and all(steps[n].ended for n in step.spec.after)
+        ]
+
+    def waits_for(self) -> Sequence[str]:
+        """The steps that somebody outside Rushes has to report on."""
+        return [
+            step.key
+            for step in self.steps.values()
+            if step.spec.external and step.status is StepStatus.RUNNING
+        ]
+
+    # -- verbs of the engine -----------------------------------------------------
+
+    def start(self, key: str, *, at: datetime) -> Step:
+        """Raises ``IllegalTransition`` unless the step is ready."""
+        step = self.step(key)
+        if step not in self.ready():
+            raise IllegalTransition(f"step {key}", "start", f"{step.status} and not ready")
+        started = self._put(step.start(at=at), at)
+        self._record(StepStarted(at, started.name, key, started.attempt))
+        return started
+
+    def queue(self, key: str, *, at: datetime) -> None:
+        """Ready, but there is no slot for it yet."""
+        self._put(self.step(key).queue(at=at), at)
+
+    def note(self, fractions: Mapping[str, tuple[int, float]], *, at: datetime) -> None:
+        """How far the running attempts have come: ``{step_key: (attempt, 0.0 to 1.0)}``.
+
+        What comes from another attempt, or from a step that doesn't run, is dropped.
+        """
+        for key, (attempt, fraction) in fractions.items():
+            step = self.steps.get(key)
+            if step is not None and step.attempt == attempt:
+                self._put(step.note(fraction), at)
+        self._advance_progress()
+
+    def complete(
+        self,
+        key: str,
+        attempt: int,
+        output: Mapping[str, Any],
+        *,
+        at: datetime,
+        job_id: int | None = None,
+    ) -> None:
+        """The attempt has done its work: merge its output, and see what follows.
+
+        The same report twice is a no-op. An output that contradicts what the
+        trigger or another step said fails the step instead, naming both.
+        Raises ``StepNotFound``; ``AttemptOver`` for an attempt that doesn't run.
+        """
+        contradiction = self._contradiction(key, output)
+        if contradiction is not None:
+            self.fail(key, attempt, contradiction, at=at)
+            return
+        step = self.step(key)
+        if step.status is StepStatus.COMPLETED and step.attempt == attempt:
+            if step.output == output:
+                return
+            raise AttemptOver(f"step {key}, attempt {attempt} has completed with another output")
+        self._believe(step, attempt)
+        self._put(step.complete(output, at=at), at)
+        if output:
+            self.data = {**self.data, **output}
+        if job_id is not None:
+            self.job_id = job_id
+        last = all(other.ended for other in self.steps.values())
+        finishes = last and self.status is ExecutionStatus.RUNNING
+        self._advance_progress(complete=finishes)
+        self._record(StepCompleted(at, step.name, key, attempt, self.progress))
+        self._finish_if_done(at)
+
+    def fail(self, key: str, attempt: int, error: str, *, at: datetime) -> None:
+        """The attempt has failed. Reporting it twice is a no-op.
+
+        Raises ``StepNotFound``; ``AttemptOver`` for an attempt that doesn't run.
+        """
+        step = self.step(key)
+        if step.status is StepStatus.FAILED and step.attempt == attempt and step.error == error:
+            return
+        self._believe(step, attempt)
+        failed = self._put(step.fail(error, at=at), at)
+        self._record(StepFailed(at, step.name, key, attempt, error))
+        self._skip_dependents(failed, at)
+        if not step.spec.required:
+            self.warnings = (*self.warnings, f"optional step {key} failed: {error}")
+            self._advance_progress()
+            self._finish_if_done(at)
+        elif self.status is ExecutionStatus.RUNNING:
+            self.status = self._fire(ExecutionVerb.FAIL)
+            self.error_message = f"step {key} failed (attempt {attempt}): {error}"
+            self.completed_at = at
+            self._record(PipelineFailed(at, step.name, key, attempt, error))
+
+    def recover(self, *, at: datetime) -> None:
+        """The process that ran the steps is gone: take over what it was doing.
+
+        Steps that run outside Rushes haven't lost their worker and go on.
+        """
+        for step in list(self.steps.values()):
+            if step.status is not StepStatus.RUNNING or step.spec.external:
+                continue
+            if step.takeovers >= MAX_TAKEOVERS:
+                self.fail(
+                    step.key,
+                    step.attempt,
+                    f"lost its worker {step.takeovers + 1} times; it may be what ends it",
+                    at=at,
+                )
+            else:
+                self._put(step.take_over(), at)
+        self.progress = 0
+        self._advance_progress()
+
+    def release(self, key: str, attempt: int, *, at: datetime) -> None:
+        """Rushes is stopping: give the attempt back, to be started again later.
+
+        No fault of the step's, so it isn't counted as a lost worker.
+        """
+        step = self.step(key)
+        self._believe(step, attempt)
+        self._put(replace(step.take_over(), takeovers=step.takeovers), at)
+
+    # -- verbs of people and services --------------------------------------------
+
+    def retry(self, *, at: datetime) -> None:
+        """Run again what failed, and what was skipped because of it.
+
+        Raises ``IllegalTransition`` unless the execution has failed.
+        """
+        self.status = self._fire(ExecutionVerb.RETRY)
+        reopened = [
+            self._put(step.reopen(), at).key
+            for step in list(self.steps.values())
+            if step.status in (StepStatus.FAILED, StepStatus.SKIPPED)
+        ]
+        self.error_message = None
+        self.warnings = ()
+        self.completed_at = None
+        self.progress = 0
+        self._advance_progress()
+        self._record(PipelineRetried(at, reopened=tuple(reopened)))
+
+    def require_external(self, key: str) -> Step:
+        """Raises ``NotExternal`` if the step is Rushes' own business."""
+        step = self.step(key)
+        if not step.spec.external:
+            raise NotExternal(key)
+        return step
+
+    # -- inside ------------------------------------------------------------------
+
+    def _fire(self, verb: ExecutionVerb) -> ExecutionStatus:
+        try:
+            return EXECUTION_TRANSITIONS[self.status][verb]
+        except KeyError:
+            raise IllegalTransition(f"execution {self.uuid}", verb, self.status) from None
+
+    def _record(self, fact: Fact) -> None:
+        self.recorded.append(fact)
+        self.updated_at = fact.at
+
+    def _put(self, step: Step, at: datetime) -> Step:
+        if self.steps[step.key] is not step:
+            self.steps[step.key] = step
+            self.updated_at = at
+        return step
+
+    def _believe(self, step: Step, attempt: int) -> None:
+        if attempt < 1:
+            raise InvalidInput(f"attempts count from 1, not {attempt}", field="attempt")
+        if step.attempt != attempt or step.status is not StepStatus.RUNNING:
+            raise AttemptOver(
+                f"step {step.key}: attempt {attempt} is over "
+                f"(the step is {step.status}, at attempt {step.attempt})"
+            )
+
+    def _contradiction(self, key: str, output: Mapping[str, Any]) -> str | None:
+        """Why this output can't be merged, naming both sides, or None."""
+        for name in output.keys() & self.data.keys():
+            if self.data[name] == output[name]:
+                continue
+            owner = next(
+                (
+                    f"step {other.key}"
+                    for other in self.steps.values()
+                    if other.output is not None and name in other.output and other.key != key
+                ),
+                "the trigger",
+            )
+            own = self.step(key).output
+            if owner == "the trigger" and own is not None and name in own:
+                continue
+            return (
+                f"its output says {name!r}, which belongs to {owner} "
+                "and has another value there"
+            )
+        return None
+
+    def _skip_dependents(self, culprit: Step, at: datetime) -> None:
+        """Transitively, and without recursion: a chain may be longer than the stack."""
+        culprits = [culprit]
+        while culprits:
+            because = culprits.pop()
+            for step in list(self.steps.values()):
+                if step.status is StepStatus.PENDING and because.key in step.spec.depends_on:
+                    reason = f"step {because.key} {because.status}"
+                    skipped = self._put(step.skip(reason, at=at), at)
+                    self._record(StepSkipped(at, step.name, step.key, step.attempt, reason))
+                    culprits.append(skipped)
+
+    def _finish_if_done(self, at: datetime) -> None:
+        if self.status is not ExecutionStatus.RUNNING:
+            return
+        if not all(step.ended for step in self.steps.values()):
+            return
+        self.status = self._fire(ExecutionVerb.COMPLETE)
+        self.completed_at = at
+        self.progress = 100
+        self._record(PipelineCompleted(at, warnings=self.warnings))
+
+    def _advance_progress(self, *, complete: bool = False) -> None:
+        """``complete``: the last step has just ended, and the execution with it."""
+        if complete:
+            self.progress = 100
+            return
+        total = done = 0.0
+        for step in self.steps.values():
+            weight = step.spec.weight
+            total += weight
+            if step.status is StepStatus.COMPLETED or (step.ended and not step.spec.required):
+                done += weight
+            elif step.status is StepStatus.RUNNING:
+                done += weight * step.progress
+        self.progress = max(self.progress, min(99, int(100 * done / total)))

@@ -1,0 +1,176 @@
+"""One step's life, as a table.
+
+The table below is the whole truth about which verb is understood in which
+state; an empty row is an end that nothing leaves. Everything else in this file
+only says what else changes when an arrow is taken.
+
+A step is a value: a verb returns the step as it will be and leaves the old one
+as it was, so that a draft of an execution can be dropped without a trace.
+
+``attempt`` counts the starts, and never goes back. A result carries the attempt
+that it belongs to, and is believed only while that attempt is the one that runs
+(``Execution`` checks it): a worker that was given up for dead can't overwrite
+the work of its successor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from domain.definition import StepSpec
+from domain.errors import IllegalTransition
+
+
+class StepStatus(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+
+
+class StepVerb(StrEnum):
+    START = "start"
+    COMPLETE = "complete"
+    FAIL = "fail"
+    SKIP = "skip"
+    TAKE_OVER = "take over"
+    REOPEN = "reopen"
+
+
+STEP_TRANSITIONS: Mapping[StepStatus, Mapping[StepVerb, StepStatus]] = {
+    StepStatus.PENDING: {
+        StepVerb.START: StepStatus.RUNNING,
+        StepVerb.SKIP: StepStatus.SKIPPED,
+    },
+    StepStatus.RUNNING: {
+        StepVerb.COMPLETE: StepStatus.COMPLETED,
+        StepVerb.FAIL: StepStatus.FAILED,
+        StepVerb.TAKE_OVER: StepStatus.PENDING,
+    },
+    StepStatus.COMPLETED: {},
+    StepStatus.FAILED: {StepVerb.REOPEN: StepStatus.PENDING},
+    StepStatus.SKIPPED: {StepVerb.REOPEN: StepStatus.PENDING},
+    StepStatus.CANCELLED: {},
+}
+
+ENDED = frozenset(
+    {StepStatus.COMPLETED, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.CANCELLED}
+)
+"""The states in which nothing more happens by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of one execution.
+
+    key: unique within the execution.
+    failures: failed attempts since a person last retried.
+    takeovers: attempts lost with their worker, since a person last retried.
+    progress: of the running attempt, from 0 to 1, as last noted.
+    queued_at: since when it has been ready and waiting for a slot.
+    """
+
+    spec: StepSpec
+    key: str
+    status: StepStatus = StepStatus.PENDING
+    attempt: int = 0
+    failures: int = 0
+    takeovers: int = 0
+    progress: float = 0.0
+    output: Mapping[str, Any] | None = None
+    error: str | None = None
+    created_at: datetime | None = None
+    queued_at: datetime | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+    def _fire(self, verb: StepVerb) -> StepStatus:
+        try:
+            return STEP_TRANSITIONS[self.status][verb]
+        except KeyError:
+            raise IllegalTransition(f"step {self.key}", verb, self.status) from None
+
+    def start(self, *, at: datetime) -> Step:
+        return replace(
+            self,
+            status=self._fire(StepVerb.START),
+            attempt=self.attempt + 1,
+            progress=0.0,
+            error=None,
+            started_at=at,
+        )
+
+    def queue(self, *, at: datetime) -> Step:
+        """Ready, and waiting for a slot. Keeps its place if it waits already."""
+        if self.queued_at is not None or self.status is not StepStatus.PENDING:
+            return self
+        return replace(self, queued_at=at)
+
+    def note(self, progress: float) -> Step:
+        """Progress of the running attempt; it never goes back within one."""
+        if self.status is not StepStatus.RUNNING or progress <= self.progress:
+            return self
+        return replace(self, progress=min(progress, 1.0))
+
+    def complete(self, output: Mapping[str, Any], *, at: datetime) -> Step:
+        return replace(
+            self,
+            status=self._fire(StepVerb.COMPLETE),
+            output=output,
+            progress=1.0,
+            completed_at=at,
+        )
+
+    def fail(self, error: str, *, at: datetime) -> Step:
+        return replace(
+            self,
+            status=self._fire(StepVerb.FAIL),
+            failures=self.failures + 1,
+            error=error,
+            completed_at=at,
+        )
+
+    def skip(self, reason: str, *, at: datetime) -> Step:
+        return replace(
+            self, status=self._fire(StepVerb.SKIP), error=reason, queued_at=None, completed_at=at
+        )
+
+    def take_over(self) -> Step:
+        """Its worker is gone: the attempt is over, and the step is to be started again."""
+        return replace(
+            self,
+            status=self._fire(StepVerb.TAKE_OVER),
+            takeovers=self.takeovers + 1,
+            progress=0.0,
+            queued_at=None,
+            started_at=None,
+        )
+
+    def reopen(self) -> Step:
+        """A person asked for it again: the budgets start anew, ``attempt`` goes on."""
+        return replace(
+            self,
+            status=self._fire(StepVerb.REOPEN),
+            failures=0,
+            takeovers=0,
+            progress=0.0,
+            error=None,
+            queued_at=None,
+            started_at=None,
+            completed_at=None,
+        )
