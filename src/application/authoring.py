@@ -29,14 +29,29 @@ from application.ports import AttemptRef
 from domain.definition import DEFAULT_POOL, PipelineDefinition, StepSpec
 from domain.errors import InvalidDefinition
 
-__all__ = ["Interrupted", "PermanentError", "Pipeline", "StepContext", "step"]
+__all__ = [
+    "Interrupted",
+    "PermanentError",
+    "Pipeline",
+    "StepContext",
+    "StepError",
+    "external_step",
+    "step",
+]
 
 Output = Mapping[str, Any] | None
 Handler = Callable[["StepContext"], Output | Awaitable[Output]]
 
 
-class PermanentError(Exception):
-    """Raised by a handler: to try again by itself would be no use."""
+class StepError(Exception):
+    """Raised by a handler: its text is for the person who reads why the step failed.
+
+    Any other exception fails the step as well, and is shown with its type's name.
+    """
+
+
+class PermanentError(StepError):
+    """To try again by itself would be no use."""
 
 
 class Interrupted(BaseException):

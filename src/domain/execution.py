@@ -150,6 +150,19 @@ class Execution:
         """A draft: verbs on it leave this one as it is. Nothing is recorded in it yet."""
         return replace(self, steps=dict(self.steps), recorded=[])
 
+    def differs_from(self, other: Execution) -> bool:
+        """Whether there is anything to store that ``other``, its original, doesn't have."""
+        return (
+            bool(self.recorded)
+            or any(step is not other.steps.get(key) for key, step in self.steps.items())
+            or self.status is not other.status
+            or self.progress != other.progress
+            or self.data is not other.data
+            or self.job_id != other.job_id
+            or self.error_message != other.error_message
+            or self.warnings != other.warnings
+        )
+
     # -- questions ---------------------------------------------------------------
 
     @property
@@ -159,9 +172,7 @@ class Execution:
     @property
     def unfinished(self) -> bool:
         """Whether there is anything to go on with after a restart."""
-        return self.active or any(
-            step.status is StepStatus.RUNNING for step in self.steps.values()
-        )
+        return self.active or any(step.status is StepStatus.RUNNING for step in self.steps.values())
 
     def step(self, key: str) -> Step:
         """Raises ``StepNotFound``."""
@@ -174,14 +185,7 @@ class Execution:
         """The steps that may start now, in the order of the definition."""
         if self.status is not ExecutionStatus.RUNNING:
             return ()
-        steps = self.steps
-        return [
-            step
-            for step in steps.values()
-            if step.status is StepStatus.PENDING
-            and all(steps[n].status is StepStatus.COMPLETED for n in step.spec.depends_on)
-            and all(steps[n].ended for n in step.spec.after)
-        ]
+        return [step for step in self.steps.values() if self._may_start(step)]
 
     def waits_for(self) -> Sequence[str]:
         """The steps that somebody outside Rushes has to report on."""
@@ -191,12 +195,16 @@ class Execution:
             if step.spec.external and step.status is StepStatus.RUNNING
         ]
 
+    def touch(self, *, at: datetime) -> None:
+        """Somebody looked whether anything may start now, at ``at``."""
+        self.updated_at = at
+
     # -- verbs of the engine -----------------------------------------------------
 
     def start(self, key: str, *, at: datetime) -> Step:
         """Raises ``IllegalTransition`` unless the step is ready."""
         step = self.step(key)
-        if step not in self.ready():
+        if self.status is not ExecutionStatus.RUNNING or not self._may_start(step):
             raise IllegalTransition(f"step {key}", "start", f"{step.status} and not ready")
         started = self._put(step.start(at=at), at)
         self._record(StepStarted(at, started.name, key, started.attempt))
@@ -339,6 +347,14 @@ class Execution:
         except KeyError:
             raise IllegalTransition(f"execution {self.uuid}", verb, self.status) from None
 
+    def _may_start(self, step: Step) -> bool:
+        steps = self.steps
+        return (
+            step.status is StepStatus.PENDING
+            and all(steps[name].status is StepStatus.COMPLETED for name in step.spec.depends_on)
+            and all(steps[name].ended for name in step.spec.after)
+        )
+
     def _record(self, fact: Fact) -> None:
         self.recorded.append(fact)
         self.updated_at = fact.at
@@ -374,10 +390,7 @@ class Execution:
             own = self.step(key).output
             if owner == "the trigger" and own is not None and name in own:
                 continue
-            return (
-                f"its output says {name!r}, which belongs to {owner} "
-                "and has another value there"
-            )
+            return f"its output says {name!r}, which belongs to {owner} and has another value there"
         return None
 
     def _skip_dependents(self, culprit: Step, at: datetime) -> None:

@@ -1,0 +1,1 @@
+"""Who runs admitted steps: this process."""

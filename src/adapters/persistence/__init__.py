@@ -1,0 +1,1 @@
+"""SQLAlchemy Core on SQLite: tables, the writer thread, the stores, migrations."""

@@ -1,0 +1,156 @@
+"""The database file: engines, pragmas, and its schema brought up to date.
+
+SQLite in WAL mode with ``synchronous=FULL``: a commit is on the disk before
+anybody hears of it. One connection writes, on the writer's thread; others read
+the last committed state beside it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError
+
+from domain.errors import InvalidInput, Unavailable
+
+SCHEMA = "0001"
+"""The revision that this code works with: the head of ``migrations/versions``."""
+
+BUSY_TIMEOUT_S = 10.0
+"""How long to wait for somebody who has the file open with another tool."""
+
+READERS = 4
+"""Connections that read beside the writer; each costs a page cache."""
+
+
+class Database:
+    """An SQLite database by its URL (``sqlite:///path``). Blocking; opened once.
+
+    Raises ``InvalidInput`` for a URL of another kind; ``Unavailable``, naming the file,
+    if it can't be opened or belongs to a newer version.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = sqlite_url(url)
+        self.path = Path(self.url.database or "")
+        self._writer: Engine | None = None
+        self._reader: Engine | None = None
+
+    def open(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = self._engine(pool_size=1)
+            event.listen(self._writer, "begin", _begin_immediate)
+            self._migrate()
+            self._reader = self._engine(pool_size=READERS)
+            event.listen(self._reader, "connect", _read_only)
+            event.listen(self._reader, "begin", _begin)
+        except (OSError, DBAPIError) as error:
+            self.close()
+            reason = error.orig if isinstance(error, DBAPIError) else error
+            raise Unavailable(f"the database {self.path} can't be opened: {reason}") from error
+
+    def close(self) -> None:
+        for engine in (self._reader, self._writer):
+            if engine is not None:
+                engine.dispose()
+        self._reader = self._writer = None
+
+    @property
+    def writer(self) -> Engine:
+        if self._writer is None:
+            raise Unavailable(f"the database {self.path} is closed")
+        return self._writer
+
+    @property
+    def reader(self) -> Engine:
+        if self._reader is None:
+            raise Unavailable(f"the database {self.path} is closed")
+        return self._reader
+
+    def _engine(self, *, pool_size: int) -> Engine:
+        engine = create_engine(
+            self.url,
+            pool_size=pool_size,
+            max_overflow=0,
+            connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_S},
+            json_serializer=lambda value: msgspec.json.encode(value).decode(),
+            json_deserializer=msgspec.json.decode,
+        )
+        event.listen(engine, "connect", _configure)
+        return engine
+
+    def _migrate(self) -> None:
+        with self.writer.begin() as connection:
+            found = _revision(connection)
+            if found == SCHEMA:
+                return
+            # Alembic takes longer to import than to run: only where it is needed.
+            from adapters.persistence.migrations import upgrade
+
+            upgrade(connection, found, self.path)
+
+
+def sqlite_url(url: str) -> URL:
+    """Raises ``InvalidInput`` unless it names an SQLite file."""
+    try:
+        parsed = make_url(url)
+    except Exception:
+        raise InvalidInput(
+            f"{url!r} is no database URL; it looks like sqlite:////path/to/rushes.db",
+            field="RUSHES_DATABASE_URL",
+        ) from None
+    if parsed.get_backend_name() != "sqlite":
+        raise InvalidInput(
+            f"databases of kind {parsed.get_backend_name()!r} are not supported (only sqlite)",
+            field="RUSHES_DATABASE_URL",
+        )
+    if not parsed.database or parsed.database == ":memory:":
+        raise InvalidInput(
+            "the database must be a file: what is only in memory is lost with the process",
+            field="RUSHES_DATABASE_URL",
+        )
+    return parsed.set(drivername="sqlite+pysqlite")
+
+
+def _revision(connection: Connection) -> str | None:
+    there = connection.execute(
+        text("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'alembic_version'")
+    ).scalar()
+    if not there:
+        return None
+    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return found
+
+
+def _configure(connection: sqlite3.Connection, record: Any) -> None:
+    # The driver's own transaction handling begins late and never IMMEDIATE; ours does.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "temp_store=MEMORY",
+        "cache_size=-16000",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _read_only(connection: sqlite3.Connection, record: Any) -> None:
+    connection.execute("PRAGMA query_only=ON")
+
+
+def _begin(connection: Connection) -> None:
+    # One snapshot for all that is read together.
+    connection.exec_driver_sql("BEGIN")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,173 @@
+"""``Executions`` on SQLite: changes go to the writer, reads beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from sqlalchemy import Connection, func, or_, select
+from sqlalchemy.exc import DBAPIError
+
+from adapters.persistence.database import READERS, Database
+from adapters.persistence.rows import detached, fact_of, load_execution, load_executions
+from adapters.persistence.tables import (
+    pipeline_event,
+    pipeline_execution,
+    pipeline_step,
+    trigger_message,
+)
+from adapters.persistence.writer import Batch, Writer
+from application.ports import Change, Dispatcher, Query, Triggered
+from domain.errors import ExecutionNotFound, MessageConflict, Unavailable
+from domain.events import RecordedFact
+from domain.execution import ACTIVE, Execution
+from domain.step import StepStatus
+
+T = TypeVar("T")
+
+MAX_ID = 2**63 - 1
+"""The greatest integer that SQLite has; beyond it nothing can be there."""
+
+
+class SqlExecutions:
+    """Implements ``application.ports.Executions``; see there for the contract.
+
+    Between ``open`` and ``close`` it belongs to the running event loop.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._writer: Writer | None = None
+        self._readers: ThreadPoolExecutor | None = None
+
+    async def open(
+        self, dispatcher: Dispatcher, publish: Callable[[Sequence[RecordedFact]], None]
+    ) -> None:
+        """``publish`` is called on the loop with each commit's facts, in order."""
+        loop = asyncio.get_running_loop()
+        writer = Writer(self._database, dispatcher, publish, loop)
+        await loop.run_in_executor(None, writer.open)
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="rushes-reader")
+        self._writer = writer
+
+    async def close(self) -> None:
+        if self._writer is not None:
+            writer, readers = self._writer, self._readers
+            assert readers is not None
+            await asyncio.get_running_loop().run_in_executor(None, writer.close)
+            readers.shutdown()
+            self._readers = None
+            # What the last commit let out is on the loop's queue, before this.
+            await asyncio.sleep(0)
+
+    @property
+    def writer(self) -> Writer:
+        if self._writer is None:
+            raise Unavailable("the database is not open")
+        return self._writer
+
+    async def trigger(self, execution: Execution, contents_hash: str) -> Triggered:
+        def work(batch: Batch) -> Triggered:
+            message_id, card_key = execution.message_id, execution.card_key
+            known = None if message_id is None else batch.message(message_id)
+            if known is not None:
+                owner, digest = known
+                if digest != contents_hash:
+                    assert message_id is not None
+                    raise MessageConflict(message_id)
+                return Triggered(batch.current(owner), "message")
+            holder = None if card_key is None else batch.card_holder(card_key)
+            if holder is not None:
+                if message_id is not None:
+                    batch.remember(message_id, holder, contents_hash)
+                return Triggered(batch.current(holder), "card")
+            return Triggered(batch.insert(execution, contents_hash), None)
+
+        triggered = await self.writer.run(work)
+        return Triggered(detached(triggered.execution), triggered.duplicate)
+
+    async def update(self, execution_id: int, change: Change) -> Execution:
+        return detached(await self.writer.run(lambda batch: batch.change(execution_id, change)))
+
+    async def get(self, reference: str | int) -> Execution:
+        live = self.writer.live(reference)
+        if live is not None:
+            return detached(live)
+        if isinstance(reference, int) and not 0 < reference <= MAX_ID:
+            raise ExecutionNotFound(reference)
+        found = await self._read(lambda connection: load_execution(connection, reference))
+        if found is None:
+            raise ExecutionNotFound(reference)
+        return found
+
+    async def list(self, query: Query) -> Sequence[Execution]:
+        table = pipeline_execution.c
+        statement = select(pipeline_execution).order_by(table.id.desc()).limit(query.limit)
+        if query.status is not None:
+            statement = statement.where(table.status == query.status.value)
+        if query.pipeline_type is not None:
+            statement = statement.where(table.pipeline_type == query.pipeline_type)
+        if query.message_id is not None:
+            # A message may also have been answered with an execution that was there.
+            statement = statement.where(
+                table.id.in_(
+                    select(trigger_message.c.execution_id).where(
+                        trigger_message.c.message_id == query.message_id
+                    )
+                )
+            )
+        if query.before is not None:
+            statement = statement.where(table.id < min(query.before, MAX_ID))
+
+        def read(connection: Connection) -> Sequence[Execution]:
+            return load_executions(connection, connection.execute(statement).all())
+
+        return await self._read(read)
+
+    async def unfinished(self) -> Sequence[int]:
+        table = pipeline_execution.c
+        running = select(pipeline_step.c.execution_id).where(
+            pipeline_step.c.status == StepStatus.RUNNING.value
+        )
+        statement = (
+            select(table.id)
+            .where(or_(table.status.in_([s.value for s in ACTIVE]), table.id.in_(running)))
+            .order_by(table.id)
+        )
+        return await self._read(lambda connection: connection.execute(statement).scalars().all())
+
+    async def facts(
+        self, since: int, limit: int, execution_id: int | None = None
+    ) -> Sequence[RecordedFact]:
+        table = pipeline_event.c
+        statement = (
+            select(pipeline_event)
+            .where(table.id > max(0, min(since, MAX_ID)))
+            .order_by(table.id)
+            .limit(limit)
+        )
+        if execution_id is not None:
+            statement = statement.where(table.execution_id == execution_id)
+        rows = await self._read(lambda connection: connection.execute(statement).all())
+        return [fact_of(row) for row in rows]
+
+    async def fact_bounds(self) -> tuple[int, int]:
+        statement = select(func.min(pipeline_event.c.id), func.max(pipeline_event.c.id))
+        oldest, last = await self._read(lambda connection: connection.execute(statement).one())
+        return (0, 0) if oldest is None else (oldest - 1, last)
+
+    async def _read(self, query: Callable[[Connection], T]) -> T:
+        readers = self._readers
+        if readers is None:
+            raise Unavailable("the database is closed")
+
+        def read() -> T:
+            with self._database.reader.begin() as connection:
+                return query(connection)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(readers, read)
+        except DBAPIError as error:
+            raise Unavailable(f"the database can't be read: {error.orig}") from error

@@ -1,0 +1,290 @@
+"""Jobs, inventories and the ledger on SQLite. Blocking: for handlers' threads.
+
+Whatever an attempt writes is fenced in the transaction that writes it: the
+attempt must be the one that runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.exc import DBAPIError
+
+from adapters.persistence.database import Database
+from adapters.persistence.executions import SqlExecutions
+from adapters.persistence.tables import card_file, imported_copy, imported_file, job
+from adapters.persistence.writer import Batch
+from application.ports import AttemptRef, Clock, Ids
+from domain.errors import AttemptOver, JobNotFound, Unavailable
+from domain.footage import (
+    Card,
+    CardFile,
+    FileKind,
+    ImportedFile,
+    Job,
+    JobStatus,
+    VerifiedCopy,
+)
+from domain.step import StepStatus
+
+T = TypeVar("T")
+
+ROWS = 1_000
+"""How many rows a statement takes; a card of any size is written and read in such pieces."""
+
+KEYS = 500
+"""How many keys a query names; SQLite bounds the parameters of a statement."""
+
+
+class _Reads:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __call__(self, query: Callable[[Connection], T]) -> T:
+        try:
+            with self._database.reader.begin() as connection:
+                return query(connection)
+        except DBAPIError as error:
+            raise Unavailable(f"the database can't be read: {error.orig}") from error
+
+
+def _fence(batch: Batch, attempt: AttemptRef) -> None:
+    """Raises ``AttemptOver`` unless the attempt is the one that runs."""
+    step = batch.current(attempt.execution_id).step(attempt.step_key)
+    if step.status is not StepStatus.RUNNING or step.attempt != attempt.attempt:
+        raise AttemptOver(
+            f"step {attempt.step_key}: attempt {attempt.attempt} is over "
+            f"(the step is {step.status}, at attempt {step.attempt}); its work is not recorded"
+        )
+
+
+class SqlJobs:
+    """Implements ``application.ports.Jobs``."""
+
+    def __init__(
+        self, database: Database, executions: SqlExecutions, clock: Clock, ids: Ids
+    ) -> None:
+        self._read = _Reads(database)
+        self._executions = executions
+        self._clock = clock
+        self._ids = ids
+
+    def create(
+        self, attempt: AttemptRef, *, name: str, card: Card, file_count: int, total_bytes: int
+    ) -> Job:
+        uuid, now = self._ids.new(), self._clock.now()
+
+        def work(batch: Batch) -> Job:
+            _fence(batch, attempt)
+            connection = batch.connection
+            found = connection.execute(
+                select(job).where(job.c.execution_id == attempt.execution_id)
+            ).first()
+            if found is not None:
+                return _job(found._mapping)
+            connection.execute(
+                insert(job),
+                {
+                    "uuid": uuid,
+                    "execution_id": attempt.execution_id,
+                    "name": _free_name(connection, name),
+                    "card_identity": card.identity,
+                    "card_label": card.label,
+                    "card_volume": card.volume,
+                    "status": JobStatus.CREATED.value,
+                    "file_count": file_count,
+                    "total_bytes": total_bytes,
+                    "created_at": now,
+                },
+            )
+            row = connection.execute(select(job).where(job.c.uuid == uuid)).one()
+            return _job(row._mapping)
+
+        return self._executions.writer.run_blocking(work)
+
+    def get(self, job_id: int) -> Job:
+        def read(connection: Connection) -> Job:
+            row = connection.execute(select(job).where(job.c.id == job_id)).first()
+            if row is None:
+                raise JobNotFound(job_id)
+            return _job(row._mapping)
+
+        return self._read(read)
+
+    def copied(self, attempt: AttemptRef, job_id: int) -> Job:
+        now = self._clock.now()
+
+        def work(batch: Batch) -> Job:
+            _fence(batch, attempt)
+            batch.connection.execute(
+                update(job)
+                .where(job.c.id == job_id)
+                .values(status=JobStatus.COPIED.value, completed_at=now)
+            )
+            row = batch.connection.execute(select(job).where(job.c.id == job_id)).first()
+            if row is None:
+                raise JobNotFound(job_id)
+            return _job(row._mapping)
+
+        return self._executions.writer.run_blocking(work)
+
+
+class SqlCardFiles:
+    """Implements ``application.ports.CardFiles``."""
+
+    def __init__(self, database: Database, executions: SqlExecutions) -> None:
+        self._read = _Reads(database)
+        self._executions = executions
+
+    def replace(self, attempt: AttemptRef, files: Iterable[CardFile]) -> None:
+        rows = [
+            {
+                "execution_id": attempt.execution_id,
+                "path": each.path,
+                "kind": each.kind.value,
+                "size_bytes": each.size_bytes,
+                "mtime_ns": each.mtime_ns,
+            }
+            for each in files
+        ]
+
+        def work(batch: Batch) -> None:
+            _fence(batch, attempt)
+            batch.connection.execute(
+                delete(card_file).where(card_file.c.execution_id == attempt.execution_id)
+            )
+            for start in range(0, len(rows), ROWS):
+                batch.connection.execute(insert(card_file), rows[start : start + ROWS])
+
+        self._executions.writer.run_blocking(work)
+
+    def of(
+        self, execution_id: int, *, after: bytes | None = None, limit: int | None = None
+    ) -> Sequence[CardFile]:
+        statement = (
+            select(card_file)
+            .where(card_file.c.execution_id == execution_id)
+            .order_by(card_file.c.path)
+            .limit(limit)
+        )
+        if after is not None:
+            statement = statement.where(card_file.c.path > after)
+        return self._read(
+            lambda connection: [
+                CardFile(row.path, FileKind(row.kind), row.size_bytes, row.mtime_ns)
+                for row in connection.execute(statement)
+            ]
+        )
+
+    def counts(self, execution_id: int) -> Mapping[FileKind, tuple[int, int]]:
+        statement = (
+            select(card_file.c.kind, func.count(), func.sum(card_file.c.size_bytes))
+            .where(card_file.c.execution_id == execution_id)
+            .group_by(card_file.c.kind)
+        )
+        return self._read(
+            lambda connection: {
+                FileKind(kind): (count, size) for kind, count, size in connection.execute(statement)
+            }
+        )
+
+
+class SqlLedger:
+    """Implements ``application.ports.Ledger``."""
+
+    def __init__(self, database: Database, executions: SqlExecutions) -> None:
+        self._read = _Reads(database)
+        self._executions = executions
+
+    def known(self, files: Sequence[CardFile]) -> Mapping[bytes, Sequence[ImportedFile]]:
+        sizes = {each.path: each.size_bytes for each in files}
+        paths = list(sizes)
+
+        def read(connection: Connection) -> Mapping[bytes, Sequence[ImportedFile]]:
+            found: dict[bytes, list[ImportedFile]] = {}
+            for start in range(0, len(paths), KEYS):
+                rows = connection.execute(
+                    select(imported_file)
+                    .where(imported_file.c.relative_path.in_(paths[start : start + KEYS]))
+                    .order_by(imported_file.c.id)
+                )
+                for row in rows:
+                    if row.size_bytes == sizes[row.relative_path]:
+                        found.setdefault(row.relative_path, []).append(_imported(row._mapping))
+            return found
+
+        return self._read(read)
+
+    def record(self, attempt: AttemptRef, job_id: int, copies: Sequence[VerifiedCopy]) -> None:
+        def work(batch: Batch) -> None:
+            _fence(batch, attempt)
+            for copy in copies:
+                _record(batch.connection, job_id, copy)
+
+        self._executions.writer.run_blocking(work)
+
+
+def _record(connection: Connection, job_id: int, copy: VerifiedCopy) -> None:
+    contents = {
+        "card_identity": copy.file.card_identity,
+        "relative_path": copy.file.path,
+        "size_bytes": copy.file.size_bytes,
+        "mtime_ns": copy.file.mtime_ns,
+        "hash_name": copy.file.hash_name,
+        "hash": copy.file.hash,
+    }
+    connection.execute(
+        sqlite_insert(imported_file).on_conflict_do_nothing(), {**contents, "job_id": job_id}
+    )
+    file_id = connection.execute(
+        select(imported_file.c.id).where(
+            *(imported_file.c[name] == value for name, value in contents.items())
+        )
+    ).scalar_one()
+    connection.execute(
+        sqlite_insert(imported_copy).on_conflict_do_nothing(),
+        {
+            "imported_file_id": file_id,
+            "destination": copy.destination,
+            "path": copy.path,
+            "verified_at": copy.verified_at,
+        },
+    )
+
+
+def _free_name(connection: Connection, name: str) -> str:
+    """The name, or with the first of ``-2``, ``-3``, ... that nobody has."""
+    candidate, number = name, 1
+    while connection.execute(select(job.c.id).where(job.c.name == candidate)).first():
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate
+
+
+def _job(row: Mapping[str, Any]) -> Job:
+    return Job(
+        id=row["id"],
+        uuid=row["uuid"],
+        execution_id=row["execution_id"],
+        name=row["name"],
+        card=Card(row["card_identity"], row["card_label"], row["card_volume"]),
+        status=JobStatus(row["status"]),
+        file_count=row["file_count"],
+        total_bytes=row["total_bytes"],
+        created_at=row["created_at"],
+        completed_at=row["completed_at"],
+    )
+
+
+def _imported(row: Mapping[str, Any]) -> ImportedFile:
+    return ImportedFile(
+        card_identity=row["card_identity"],
+        path=row["relative_path"],
+        size_bytes=row["size_bytes"],
+        mtime_ns=row["mtime_ns"],
+        hash_name=row["hash_name"],
+        hash=row["hash"],
+    )

@@ -1,0 +1,93 @@
+"""One process holds a database: a lock file beside it says who, and where to reach it.
+
+The lock is the operating system's (``flock``): it goes with the process, however
+that ends, and is never left behind. What stands in the file is only for those
+who find it locked.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from domain.errors import Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has the database. address: of its HTTP side, as a URL; empty until it listens."""
+
+    pid: int
+    address: str = ""
+    grpc_address: str = ""
+
+
+class DatabaseLock:
+    """The lock of one database file, held between ``acquire`` and ``release``."""
+
+    def __init__(self, database: Path) -> None:
+        self.path = Path(f"{database}.lock")
+        self._database = database
+        self._fd: int | None = None
+
+    def acquire(self) -> None:
+        """Raises ``Unavailable``, naming the holder, if another process has the database."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Unavailable(f"the lock file {self.path} can't be opened: {error}") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            holder = self._read()
+            who = "another process" if holder is None else f"the server with pid {holder.pid}"
+            where = f" at {holder.address}" if holder and holder.address else ""
+            raise Unavailable(f"the database {self._database} is held by {who}{where}") from None
+        self._fd = fd
+        self._write(Holder(os.getpid()))
+
+    def announce(self, address: str, grpc_address: str) -> None:
+        """From now on the holder can be reached there."""
+        self._write(Holder(os.getpid(), address, grpc_address))
+
+    def release(self) -> None:
+        if self._fd is not None:
+            os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = None
+
+    def holder(self) -> Holder | None:
+        """Who holds the database now, if anybody does."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return self._read() or Holder(0)
+        finally:
+            os.close(fd)
+        return None
+
+    def _read(self) -> Holder | None:
+        try:
+            stored = json.loads(self.path.read_bytes())
+            return Holder(
+                pid=int(stored["pid"]),
+                address=str(stored["address"]),
+                grpc_address=str(stored["grpc_address"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # just taken, and not written yet
+
+    def _write(self, holder: Holder) -> None:
+        assert self._fd is not None
+        # In one write, so that a reader sees the old text, nothing, or the new text.
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, json.dumps(asdict(holder)).encode(), 0)

@@ -1,0 +1,212 @@
+"""The tables, and the types in which they store what the domain knows.
+
+The execution_data of an execution, its definition and the facts are JSON; card
+paths are bytes, since a name on a card need not be text.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.engine import Dialect
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware time, stored in UTC without its zone; microseconds are kept."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+Id = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite counts only plain INTEGER keys by itself."""
+
+pipeline_execution = Table(
+    "pipeline_execution",
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("uuid", String(36), nullable=False, unique=True),
+    Column("message_id", String(200), nullable=True),
+    Column("pipeline_type", String(64), nullable=False),
+    Column("definition", JSON, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("job_id", Id, ForeignKey("job.id", use_alter=True), nullable=True),
+    Column("execution_data", JSON, nullable=False),
+    Column("error_message", Text, nullable=True),
+    Column("warnings", JSON, nullable=False),
+    Column("progress", Integer, nullable=False),
+    Column("card_key", Text, nullable=True),
+    Column("paused_at", UtcDateTime, nullable=True),
+    Column("rerun_of", Id, nullable=True),
+    Column("version", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime, nullable=True),
+    Column("completed_at", UtcDateTime, nullable=True),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index("ix_pipeline_execution_status_id", "status", "id"),
+    Index("ix_pipeline_execution_message_id", "message_id"),
+    Index(
+        "uq_pipeline_execution_active_card",
+        "card_key",
+        unique=True,
+        sqlite_where=text("card_key IS NOT NULL AND status IN ('pending', 'running')"),
+        postgresql_where=text("card_key IS NOT NULL AND status IN ('pending', 'running')"),
+    ),
+    sqlite_autoincrement=True,
+)
+
+trigger_message = Table(
+    "trigger_message",
+    metadata,
+    Column("message_id", String(200), primary_key=True),
+    Column("execution_id", Id, ForeignKey("pipeline_execution.id"), nullable=False, index=True),
+    Column("contents_hash", String(64), nullable=False),
+)
+
+pipeline_step = Table(
+    "pipeline_step",
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("execution_id", Id, ForeignKey("pipeline_execution.id"), nullable=False),
+    Column("step_name", String(64), nullable=False),
+    Column("step_key", String(300), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("required", Boolean, nullable=False),
+    Column("depends_on", JSON, nullable=False),
+    Column("after", JSON, nullable=False),
+    Column("params", JSON, nullable=False),
+    Column("output_data", JSON, nullable=True),
+    Column("checkpoint", JSON, nullable=True),
+    Column("error_message", Text, nullable=True),
+    Column("attempt", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("takeovers", Integer, nullable=False),
+    Column("worker_id", String(200), nullable=True),
+    Column("progress", Float, nullable=False),
+    Column("not_before", UtcDateTime, nullable=True),
+    Column("lease_expires_at", UtcDateTime, nullable=True),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("queued_at", UtcDateTime, nullable=True),
+    Column("started_at", UtcDateTime, nullable=True),
+    Column("completed_at", UtcDateTime, nullable=True),
+    UniqueConstraint("execution_id", "step_key"),
+    Index(
+        "ix_pipeline_step_running",
+        "execution_id",
+        sqlite_where=text("status = 'running'"),
+        postgresql_where=text("status = 'running'"),
+    ),
+    sqlite_autoincrement=True,
+)
+
+pipeline_event = Table(
+    "pipeline_event",
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("execution_id", Id, ForeignKey("pipeline_execution.id"), nullable=False),
+    Column("type", String(64), nullable=False),
+    Column("step_key", String(300), nullable=True),
+    Column("data", JSON, nullable=False),
+    Column("occurred_at", UtcDateTime, nullable=False),
+    Index("ix_pipeline_event_execution_id_id", "execution_id", "id"),
+    sqlite_autoincrement=True,
+)
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("uuid", String(36), nullable=False, unique=True),
+    Column("execution_id", Id, ForeignKey("pipeline_execution.id"), nullable=False, unique=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("card_identity", Text, nullable=False),
+    Column("card_label", Text, nullable=False),
+    Column("card_volume", Boolean, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("file_count", Integer, nullable=False),
+    Column("total_bytes", BigInteger, nullable=False),
+    Column("verdict", JSON, nullable=True),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("completed_at", UtcDateTime, nullable=True),
+    sqlite_autoincrement=True,
+)
+
+card_file = Table(
+    "card_file",
+    metadata,
+    Column("execution_id", Id, ForeignKey("pipeline_execution.id"), primary_key=True),
+    Column("path", LargeBinary, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+)
+
+imported_file = Table(
+    "imported_file",
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("card_identity", Text, nullable=False),
+    Column("relative_path", LargeBinary, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("hash_name", String(16), nullable=False),
+    Column("hash", String(128), nullable=False),
+    Column("job_id", Id, ForeignKey("job.id"), nullable=False, index=True),
+    UniqueConstraint(
+        "relative_path",
+        "size_bytes",
+        "card_identity",
+        "mtime_ns",
+        "hash_name",
+        "hash",
+        name="uq_imported_file_contents",
+    ),
+    sqlite_autoincrement=True,
+)
+
+imported_copy = Table(
+    "imported_copy",
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("imported_file_id", Id, ForeignKey("imported_file.id"), nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("path", LargeBinary, nullable=False),
+    Column("verified_at", UtcDateTime, nullable=False),
+    UniqueConstraint("imported_file_id", "destination", "path"),
+    sqlite_autoincrement=True,
+)

@@ -1,0 +1,314 @@
+"""Where cards are, which card is there, and how anything on one is opened.
+
+A path on a card is chosen by whoever wrote the card, and the card's own path by
+whoever sent the message, so neither is ever handed to the system as a whole:
+each component is opened by itself below the one before it, and none may be a
+link. Only the card roots, which the operator configured, may be reached by links.
+
+Nothing here writes. Files and folders are opened without touching their access
+times where the system lets us.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Sequence
+from types import TracebackType
+
+from adapters.steps.faults import (
+    CardFault,
+    CardLost,
+    CardNotThere,
+    FileFault,
+    NotACard,
+    reason,
+)
+from domain.errors import InvalidPath
+from domain.footage import Card, shown
+
+MAX_SHOWN_PATH = 300
+"""Characters of a refused path that an error repeats; who sent it may have sent a megabyte."""
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PASSING = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# A FIFO that was swapped in must not hang us: O_NONBLOCK, then fstat says what it is.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NO_ATIME = getattr(os, "O_NOATIME", 0)
+
+_GONE = frozenset(
+    {errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ESHUTDOWN}
+    | {getattr(errno, "ENOMEDIUM", errno.ENODEV)}
+)
+
+_VOLUME = "volume:"
+
+_SECTOR_BYTES = 512
+"""What sysfs counts a block device's size in, whatever its real sectors."""
+
+
+class FsCards:
+    """The cards that file systems show. Port: ``Cards``.
+
+    roots: the folders strictly below which a card may be.
+    disks and devices: where the system tells about its volumes.
+    """
+
+    def __init__(
+        self,
+        roots: Sequence[str],
+        *,
+        disks: str = "/dev/disk",
+        devices: str = "/sys/dev/block",
+    ) -> None:
+        for root in roots:
+            if not os.path.isabs(root):
+                raise ValueError(f"card root {root!r} is not absolute")
+        self._roots = tuple(os.path.normpath(root) for root in roots)
+        self._disks = disks
+        self._devices = devices
+
+    def locate(self, sd_path: object) -> str:
+        root, parts = self._place(sd_path)
+        reached = root
+        for part in parts:
+            reached = os.path.join(reached, part)
+            try:
+                if stat.S_ISLNK(os.lstat(reached).st_mode):
+                    raise self._refusal(sd_path, f"{_path_text(reached)} is a symbolic link")
+            except OSError as error:
+                if error.errno == errno.ENAMETOOLONG:
+                    raise self._refusal(sd_path, "it is too long") from None
+                break  # nothing there (yet), or not to be seen: opening it will tell
+        return os.path.join(root, *parts)
+
+    def open(self, sd_path: object) -> OpenCard:
+        """Find the card that is there now. Raises ``InvalidPath`` and ``CardFault``."""
+        path = self.locate(sd_path)
+        root, parts = self._place(path)
+        text = _path_text(path)
+        try:
+            below = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fd = open_folder(below, "/".join(parts).encode())
+            finally:
+                os.close(below)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if os.path.islink(path):
+                raise NotACard(f"{text} is a symbolic link, not a card") from error
+            if os.path.lexists(path):
+                raise NotACard(f"{text} is a file, not a card") from error
+            raise CardNotThere(f"card not there: nothing is at {text}") from error
+        except OSError as error:
+            if error.errno in _GONE:
+                raise CardNotThere(f"card not there: {text}: {reason(error)}") from error
+            raise CardFault(f"the card at {text} can't be opened: {reason(error)}") from error
+        try:
+            card = identify(fd, path, disks=self._disks, devices=self._devices)
+            return OpenCard(self, fd, path, card)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _place(self, sd_path: object) -> tuple[str, list[str]]:
+        """The root as it really is, and the components below it."""
+        if not isinstance(sd_path, str):
+            raise self._refusal(sd_path, "it is not text")
+        if not sd_path:
+            raise self._refusal(sd_path, "it is empty")
+        if "\0" in sd_path:
+            raise self._refusal(sd_path, "it contains a NUL")
+        try:
+            sd_path.encode()
+        except UnicodeEncodeError:
+            raise self._refusal(sd_path, "it can't be encoded") from None
+        if not sd_path.startswith("/"):
+            raise self._refusal(sd_path, "it is not absolute")
+        parts = _components(sd_path)
+        if ".." in parts:
+            raise self._refusal(sd_path, "it contains ..")
+        # The deepest root wins: one root may lie below another, even as a link.
+        deepest: tuple[int, str] | None = None
+        for root in self._roots:
+            real = os.path.realpath(root)
+            for spelling in (root, real):
+                above = _components(spelling)
+                if parts == above:
+                    raise self._refusal(sd_path, "it is a card root itself")
+                if parts[: len(above)] == above and (deepest is None or len(above) > deepest[0]):
+                    deepest = (len(above), real)
+        if deepest is None:
+            raise self._refusal(sd_path, "it is not below a card root")
+        return deepest[1], parts[deepest[0] :]
+
+    def _refusal(self, sd_path: object, why: str) -> InvalidPath:
+        which = _path_text(sd_path) if isinstance(sd_path, str) else type(sd_path).__name__
+        roots = ", ".join(map(_path_text, self._roots)) or "none"
+        return InvalidPath(
+            f"sd_path {which!r} is refused: {why}; cards are looked for strictly below the "
+            f"card roots ({roots}), which the setting RUSHES_CARD_ROOTS names",
+            field="sd_path",
+        )
+
+
+class OpenCard:
+    """A card that was found, bound to its mount: what comes to its path later isn't it."""
+
+    def __init__(self, cards: FsCards, fd: int, path: str, card: Card) -> None:
+        self._cards = cards
+        self.fd = fd
+        self.path = path
+        self.card = card
+        self.device = os.fstat(fd).st_dev
+
+    def __enter__(self) -> OpenCard:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        os.close(self.fd)
+
+    @property
+    def path_text(self) -> str:
+        return _path_text(self.path)
+
+    def open_file(self, path: bytes) -> int:
+        """A regular file of this card, for reading. Raises ``FileFault`` and ``CardLost``."""
+        try:
+            fd = open_file(self.fd, path)
+        except OSError as error:
+            raise self.fault(error, path) from error
+        found = os.fstat(fd)
+        if stat.S_ISREG(found.st_mode) and found.st_dev == self.device:
+            return fd
+        os.close(fd)
+        raise FileFault(path, "is no regular file of this card any more")
+
+    def fault(self, error: OSError, path: bytes) -> CardLost | FileFault:
+        """What a failed call on the card means: this file, or the whole card."""
+        if error.errno in _GONE or not self._still_there():
+            return CardLost(f"{self.path_text}: {reason(error)} at {shown(path)}")
+        return FileFault(path, f"can't be read from the card: {reason(error)}", error.errno)
+
+    def _still_there(self) -> bool:
+        try:
+            with self._cards.open(self.path) as now:
+                return now.card.identity == self.card.identity and os.path.samestat(
+                    os.fstat(now.fd), os.fstat(self.fd)
+                )
+        except (OSError, CardFault, InvalidPath):
+            return False
+
+
+def identify(
+    fd: int, path: str, *, disks: str = "/dev/disk", devices: str = "/sys/dev/block"
+) -> Card:
+    """Which card is open as ``fd``.
+
+    By its volume, if it is the root of one that the system has names for;
+    otherwise it has only its path.
+    """
+    folder_name = shown(os.fsencode(os.path.basename(path)))
+    device = os.fstat(fd).st_dev
+    if device != os.stat("..", dir_fd=fd).st_dev:
+        serial = _name_of_device(os.path.join(disks, "by-uuid"), device)
+        if serial is not None:
+            label = _name_of_device(os.path.join(disks, "by-label"), device)
+            size_bytes = _device_bytes(devices, device)
+            if size_bytes is None:
+                room = os.fstatvfs(fd)
+                size_bytes = room.f_blocks * room.f_frsize
+            return Card(
+                identity=f"{_VOLUME}{shown(serial)}:{size_bytes}",
+                label=shown(label) if label else folder_name,
+                volume=True,
+            )
+    return Card(identity=f"path:{path}", label=folder_name, volume=False)
+
+
+def is_volume(identity: str) -> bool:
+    """Whether ``identify`` made this of a volume's own name."""
+    return identity.startswith(_VOLUME)
+
+
+def parts_of(path: bytes) -> list[bytes]:
+    """The components of a relative path; nothing that leads anywhere else gets through."""
+    parts = path.split(b"/") if path else []
+    if any(part in (b"", b".", b"..") or b"\0" in part for part in parts):
+        raise ValueError(f"{shown(path)} is no plain relative path")
+    return parts
+
+
+def open_folder(start: int, path: bytes) -> int:
+    """A folder below an open one, component by component, following no link."""
+    parts = parts_of(path)
+    fd = os.dup(start)
+    try:
+        for number, part in enumerate(parts, start=1):
+            below = _open(part, _FOLDER if number == len(parts) else _PASSING, fd)
+            os.close(fd)
+            fd = below
+        return fd
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def open_file(start: int, path: bytes) -> int:
+    """A file below an open folder; whether it is a regular one is for ``fstat`` to say."""
+    folder, _, name = path.rpartition(b"/")
+    parent = open_folder(start, folder)
+    try:
+        return _open(*parts_of(name), _FILE, parent)
+    finally:
+        os.close(parent)
+
+
+def _open(name: bytes, flags: int, folder: int) -> int:
+    try:
+        return os.open(name, flags | _NO_ATIME, dir_fd=folder)
+    except PermissionError:
+        if not _NO_ATIME:
+            raise
+        return os.open(name, flags, dir_fd=folder)  # only owners may leave access times alone
+
+
+def _components(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+def _path_text(path: str) -> str:
+    text = shown(path.encode("utf-8", "surrogatepass"))
+    return text if len(text) <= MAX_SHOWN_PATH else text[:MAX_SHOWN_PATH] + "..."
+
+
+def _name_of_device(folder: str, device: int) -> bytes | None:
+    """The entry of a /dev/disk folder that leads to this device, unescaped as udev escapes it."""
+    try:
+        names = sorted(os.listdir(os.fsencode(folder)))
+    except OSError:
+        return None
+    for name in names:
+        try:
+            found = os.stat(os.path.join(os.fsencode(folder), name))
+        except OSError:
+            continue
+        if stat.S_ISBLK(found.st_mode) and found.st_rdev == device:
+            return re.sub(
+                rb"\\x([0-9a-fA-F]{2})", lambda escape: bytes([int(escape[1], 16)]), name
+            )
+    return None
+
+
+def _device_bytes(devices: str, device: int) -> int | None:
+    try:
+        with open(f"{devices}/{os.major(device)}:{os.minor(device)}/size", "rb") as size:
+            return int(size.read(32)) * _SECTOR_BYTES
+    except (OSError, ValueError):
+        return None

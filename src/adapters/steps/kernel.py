@@ -1,0 +1,165 @@
+"""What a copy asks of the operating system beyond ``os``, and what is done where it is missing.
+
+Linux offers all of it; elsewhere (macOS, or a file system that knows less) each
+function degrades as its docstring says, and never into something less safe.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+from collections.abc import Callable
+from typing import Any
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_AT_FDCWD_FREE = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+_RENAME_NOREPLACE = 1
+_RENAME_EXCL = 4
+_FALLOC_FL_KEEP_SIZE = 1
+_SYNC_FILE_RANGE_WRITE = 2
+_SYNC_FILE_RANGE_ALL = 7
+
+_UNSUPPORTED = frozenset(
+    {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ESPIPE, errno.ENOTTY}
+)
+
+_SYNCFS_IS_ENOUGH = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "vfat", "exfat"})
+"""Where ``syncfs`` does for every file what ``fsync`` does; FUSE, say, never hears of it."""
+
+
+class CannotPublish(OSError):
+    """This file system offers no way to give a name without maybe taking it from another file."""
+
+
+def _function(name: str, *arguments: Any) -> Callable[..., int] | None:
+    try:
+        function = getattr(_libc, name)
+    except AttributeError:
+        return None
+    function.argtypes = arguments
+    function.restype = ctypes.c_int
+    return function  # type: ignore[no-any-return]
+
+
+_rename_flagged, _NO_REPLACE = (
+    (_function("renameat2", *_AT_FDCWD_FREE), _RENAME_NOREPLACE)
+    if hasattr(_libc, "renameat2")
+    else (_function("renameatx_np", *_AT_FDCWD_FREE), _RENAME_EXCL)
+)
+_syncfs = _function("syncfs", ctypes.c_int)
+_fallocate = _function("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_sync_file_range = _function(
+    "sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint
+)
+
+
+def _call(function: Callable[..., int] | None, *arguments: object) -> bool:
+    """False where the system or the file system doesn't know the call; raises ``OSError``."""
+    if function is None:
+        return False
+    while function(*arguments) != 0:
+        number = ctypes.get_errno()
+        if number in _UNSUPPORTED:
+            return False
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
+    return True
+
+
+def rename_without_replacing(source: bytes, target: bytes, *, dir_fd: int) -> None:
+    """Rename within one folder. Raises ``FileExistsError`` if the target's name is taken.
+
+    Without a flagged rename: a hard link, then the old name goes (a crash between
+    leaves both). Without hard links too: ``CannotPublish``, since every other way
+    has an instant in which it could overwrite.
+    """
+    if _call(_rename_flagged, dir_fd, source, dir_fd, target, _NO_REPLACE):
+        return
+    try:
+        os.link(source, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in _UNSUPPORTED | {errno.EPERM}:
+            raise CannotPublish(error.errno, os.strerror(error.errno)) from error
+        raise
+    os.unlink(source, dir_fd=dir_fd)
+
+
+def preallocate(fd: int, size_bytes: int) -> None:
+    """Take the room now; where that is unknown it is taken as we write.
+
+    ``fallocate``, not ``posix_fallocate``: where the file system can't, the C
+    library's version writes zeros over the whole length. Raises ``OSError`` if there is no room.
+    """
+    if size_bytes:
+        _call(_fallocate, fd, _FALLOC_FL_KEEP_SIZE, 0, size_bytes)
+
+
+def start_writing_back(fd: int, offset: int, length: int) -> None:
+    """Have the kernel begin with these pages; elsewhere the last sync does it all."""
+    _call(_sync_file_range, fd, offset, length, _SYNC_FILE_RANGE_WRITE)
+
+
+def finish_writing_back(fd: int, offset: int, length: int) -> None:
+    """Wait until these pages have left. No promise of durability: that is ``sync_file``'s."""
+    _call(_sync_file_range, fd, offset, length, _SYNC_FILE_RANGE_ALL)
+
+
+def sync_file(fd: int) -> None:
+    """On stable storage, as far as the device tells the truth."""
+    full_sync = getattr(fcntl, "F_FULLFSYNC", None)
+    if full_sync is not None:
+        try:
+            fcntl.fcntl(fd, full_sync)
+            return
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+    os.fsync(fd)
+
+
+def sync_file_system(fd: int) -> bool:
+    """Every file of the file system at once; False where only ``sync_file`` of each is sure."""
+    return file_system_of(fd) in _SYNCFS_IS_ENOUGH and _call(_syncfs, fd)
+
+
+def sync_folder(fd: int) -> None:
+    """The names in it; a file system that can't sync folders keeps them in its own way."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+
+
+def read_sequentially(fd: int) -> None:
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+
+def forget_cached(fd: int, offset: int = 0, length: int = 0) -> None:
+    """Drop the clean pages, so that the next read comes from the device.
+
+    On macOS: what is read through ``fd`` from now on isn't cached.
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+    elif hasattr(fcntl, "F_NOCACHE"):
+        fcntl.fcntl(fd, fcntl.F_NOCACHE, 1)
+
+
+def file_system_of(fd: int) -> str:
+    """``ext4``, ``vfat`` and so on; empty where that can't be known."""
+    device = os.fstat(fd).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open("/proc/self/mountinfo", "rb") as mounts:
+            for line in mounts:
+                fields, _, rest = line.decode("utf-8", "replace").partition(" - ")
+                if fields.split()[2] == number:
+                    return rest.split()[0]
+    except (OSError, IndexError):
+        pass
+    return ""

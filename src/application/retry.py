@@ -1,0 +1,21 @@
+"""Run a failed execution again, from the step that failed."""
+
+from __future__ import annotations
+
+from application.ports import Clock, Executions
+from application.views import ExecutionView
+
+
+class Retry:
+    def __init__(self, *, executions: Executions, clock: Clock) -> None:
+        self._executions = executions
+        self._clock = clock
+
+    async def __call__(self, reference: str | int) -> ExecutionView:
+        """Raises ``ExecutionNotFound``; ``IllegalTransition`` unless it has failed;
+        ``CardBusy`` if another execution is at work on its card."""
+        now = self._clock.now()
+        found = await self._executions.get(reference)
+        assert found.id is not None
+        updated = await self._executions.update(found.id, lambda e: e.retry(at=now))
+        return ExecutionView.of(updated)

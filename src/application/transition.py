@@ -1,0 +1,65 @@
+"""How any store changes an execution: a change, and what becomes possible by it.
+
+A transition is a pure function of the last committed state. Stores differ in
+how they make it durable; what happens to the execution is said here, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from application.ports import Change, Dispatcher
+from domain.events import Fact
+from domain.execution import Execution
+from domain.step import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """``draft`` is to be committed; ``admitted`` to be launched then, or withdrawn."""
+
+    draft: Execution
+    admitted: Sequence[Step]
+
+
+def transition(execution: Execution, change: Change, dispatcher: Dispatcher) -> Transition:
+    """Run ``change`` on a draft and start what has become ready. Raises what ``change`` raises."""
+    draft = execution.copy()
+    change(draft)
+    return Transition(draft, start_ready(draft, dispatcher))
+
+
+def start_ready(draft: Execution, dispatcher: Dispatcher) -> Sequence[Step]:
+    """Start the ready steps that have a slot, queue the others; the started ones to launch.
+
+    External steps need no slot of ours: they start at once, and somebody else reports.
+    """
+    ready = draft.ready()
+    if not ready:
+        return ()
+    at = draft.updated_at
+    for step in ready:
+        if step.spec.external:
+            draft.start(step.key, at=at)
+    ours = [step for step in ready if not step.spec.external]
+    if not ours:
+        return ()
+    admitted = dispatcher.admit(draft, ours)
+    started = []
+    for step in ours:
+        if step.key in admitted:
+            started.append(draft.start(step.key, at=at))
+        else:
+            draft.queue(step.key, at=at)
+    return started
+
+
+def fact_data(execution: Execution, fact: Fact) -> dict[str, Any]:
+    """What clients are told of a fact: whose it is, and what it says."""
+    data: dict[str, Any] = {"execution_id": execution.uuid}
+    if execution.message_id is not None:
+        data["message_id"] = execution.message_id
+    data.update(fact.data())
+    return data

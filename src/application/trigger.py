@@ -1,0 +1,100 @@
+"""Start a pipeline: whoever asks, the same checks, and once per message."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from typing import Literal
+
+from application.catalogue import Catalogue
+from application.json_values import contents_hash, json_object
+from application.ports import Cards, Clock, Executions, Ids, Threads
+from application.views import ExecutionView
+from domain.errors import InvalidInput
+from domain.execution import Execution
+
+MAX_MESSAGE_ID = 200
+"""Characters; long enough for any uuid, path or URN, short enough for an index."""
+
+CARD_PATH = "sd_path"
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerAnswer:
+    """duplicate: ``"message"``, ``"card"``, or None if a new execution was made."""
+
+    execution: ExecutionView
+    duplicate: Literal["message", "card"] | None
+
+
+class Trigger:
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        executions: Executions,
+        cards: Cards,
+        clock: Clock,
+        ids: Ids,
+        threads: Threads,
+    ) -> None:
+        self._catalogue = catalogue
+        self._executions = executions
+        self._cards = cards
+        self._clock = clock
+        self._ids = ids
+        self._threads = threads
+
+    async def __call__(
+        self, pipeline_type: str, data: object, *, message_id: object = None
+    ) -> TriggerAnswer:
+        """Store a running execution and start its first steps, or answer with the one there is.
+
+        ``data`` becomes the execution's data; a pipeline that works on a card needs
+        ``sd_path`` in it. Raises ``PipelineNotFound``, ``InvalidInput`` (``InvalidPath``
+        for the card), and ``MessageConflict`` if the message_id came with other contents.
+        """
+        pipeline = self._catalogue.get(pipeline_type)
+        payload = json_object(data, "data")
+        checked_id = None if message_id is None else check_message_id(message_id)
+        card_key = None
+        if pipeline.card:
+            if CARD_PATH not in payload:
+                raise InvalidInput(
+                    f"{CARD_PATH} is missing: pipeline {pipeline_type!r} works on a card",
+                    field=CARD_PATH,
+                )
+            sd_path = payload[CARD_PATH]
+            located = await self._threads.run(lambda: self._cards.locate(sd_path))
+            payload[CARD_PATH] = located
+            card_key = f"path:{located}"
+        execution = Execution.trigger(
+            pipeline.definition,
+            uuid=self._ids.new(),
+            message_id=checked_id,
+            data=payload,
+            card_key=card_key,
+            at=self._clock.now(),
+        )
+        triggered = await self._executions.trigger(execution, contents_hash(pipeline_type, payload))
+        return TriggerAnswer(ExecutionView.of(triggered.execution), triggered.duplicate)
+
+
+def check_message_id(value: object) -> str:
+    """Raises ``InvalidInput`` unless it is text of 1 to 200 printable characters."""
+    if not isinstance(value, str):
+        raise InvalidInput(
+            f"message_id must be text, not {type(value).__name__}", field="message_id"
+        )
+    if not 0 < len(value) <= MAX_MESSAGE_ID:
+        raise InvalidInput(
+            f"message_id must have 1 to {MAX_MESSAGE_ID} characters, not {len(value)}",
+            field="message_id",
+        )
+    for character in value:
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+            raise InvalidInput(
+                f"message_id holds a character that can't be shown: {character!a}",
+                field="message_id",
+            )
+    return value

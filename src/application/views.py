@@ -1,0 +1,132 @@
+"""The one shape in which every edge shows executions and messages.
+
+REST serialises these as they are, gRPC and the command line pick from them. All
+times are RFC 3339 in UTC with milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from application.feed import Message
+from application.json_values import json_copy
+from application.ports import Live
+from domain.execution import Execution
+from domain.step import Step, StepStatus
+
+
+def timestamp(at: datetime) -> str:
+    """RFC 3339, in UTC, with milliseconds: ``2026-11-22T08:29:00.123Z``."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _timestamp_or_none(at: datetime | None) -> str | None:
+    return None if at is None else timestamp(at)
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """progress: of the step, from 0 to 100."""
+
+    step_name: str
+    step_key: str
+    status: str
+    required: bool
+    external: bool
+    depends_on: tuple[str, ...]
+    after: tuple[str, ...]
+    attempt: int
+    failures: int
+    progress: int
+    output_data: Mapping[str, Any] | None
+    error_message: str | None
+    created_at: str | None
+    queued_at: str | None
+    started_at: str | None
+    completed_at: str | None
+
+    @classmethod
+    def of(cls, step: Step) -> StepView:
+        return cls(
+            step_name=step.name,
+            step_key=step.key,
+            status=str(step.status),
+            required=step.spec.required,
+            external=step.spec.external,
+            depends_on=step.spec.depends_on,
+            after=step.spec.after,
+            attempt=step.attempt,
+            failures=step.failures,
+            progress=100 if step.status is StepStatus.COMPLETED else int(100 * step.progress),
+            output_data=None if step.output is None else json_copy(step.output),
+            error_message=step.error,
+            created_at=_timestamp_or_none(step.created_at),
+            queued_at=_timestamp_or_none(step.queued_at),
+            started_at=_timestamp_or_none(step.started_at),
+            completed_at=_timestamp_or_none(step.completed_at),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionView:
+    """execution_id: the uuid, under the name that events use. progress: from 0 to 100.
+
+    waits_for: steps that run outside Rushes and that it waits for.
+    """
+
+    id: int
+    uuid: str
+    execution_id: str
+    message_id: str | None
+    pipeline_type: str
+    status: str
+    job_id: int | None
+    progress: int
+    execution_data: Mapping[str, Any]
+    error_message: str | None
+    warnings: Sequence[str]
+    waits_for: Sequence[str]
+    created_at: str
+    started_at: str | None
+    completed_at: str | None
+    updated_at: str
+    steps: Sequence[StepView]
+
+    @classmethod
+    def of(cls, execution: Execution, live: Live | None = None) -> ExecutionView:
+        """``live`` lays the progress of running attempts over the committed state."""
+        assert execution.id is not None, "only what is stored is shown"
+        if live:
+            execution = execution.copy()
+            execution.note(live, at=execution.updated_at)
+        return cls(
+            id=execution.id,
+            uuid=execution.uuid,
+            execution_id=execution.uuid,
+            message_id=execution.message_id,
+            pipeline_type=execution.definition.type,
+            status=str(execution.status),
+            job_id=execution.job_id,
+            progress=execution.progress,
+            execution_data=json_copy(execution.data),
+            error_message=execution.error_message,
+            warnings=execution.warnings,
+            waits_for=execution.waits_for(),
+            created_at=timestamp(execution.created_at),
+            started_at=_timestamp_or_none(execution.started_at),
+            completed_at=_timestamp_or_none(execution.completed_at),
+            updated_at=timestamp(execution.updated_at),
+            steps=[StepView.of(step) for step in execution.steps.values()],
+        )
+
+
+def message_view(message: Message) -> dict[str, Any]:
+    """A fact as clients get it, or the progress of a step, which has no id."""
+    view: dict[str, Any] = {} if message.id is None else {"id": message.id}
+    view["type"] = message.type
+    view["timestamp"] = timestamp(message.occurred_at)
+    view["data"] = message.data
+    return view
