@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar
@@ -56,13 +56,14 @@ class Entry:
     def __init__(self, message: Message, published_at: float | None) -> None:
         self.message = message
         self.published_at = published_at
-        self._encoded: str | None = None
+        self._encoded: dict[Callable[[Message], str], str] = {}
 
     def encoded(self, encode: Callable[[Message], str]) -> str:
-        """The message as text, made once for all followers (who share one encoding)."""
-        if self._encoded is None:
-            self._encoded = encode(self.message)
-        return self._encoded
+        """The message as ``encode`` writes it, made once for all followers that use it."""
+        text = self._encoded.get(encode)
+        if text is None:
+            text = self._encoded[encode] = encode(self.message)
+        return text
 
 
 class Feed:
@@ -105,6 +106,10 @@ class Feed:
         self._append(Entry(progress, self._clock.monotonic()))
         self._wake()
 
+    async def oldest(self) -> int:
+        """The earliest place in the log that there is."""
+        return (await self._executions.fact_bounds())[0]
+
     async def check(self, since: int) -> None:
         """Raises ``FactsGone`` if ``since`` is no place in the log."""
         oldest, last = await self._executions.fact_bounds()
@@ -113,7 +118,7 @@ class Feed:
 
     async def follow(
         self, since: int | None = None, execution_id: int | None = None
-    ) -> AsyncIterator[Entry]:
+    ) -> AsyncGenerator[Entry, None]:
         """Everything after ``since`` (None: from now on), as it comes, until ``close``.
 
         Raises ``FactsGone`` if ``since`` is no place in the log.

@@ -32,6 +32,9 @@ from domain.footage import Card, shown
 MAX_SHOWN_PATH = 300
 """Characters of a refused path that an error repeats; who sent it may have sent a megabyte."""
 
+MAX_PATH_BYTES = 4_096
+"""What the system takes in one call; a longer path can be nobody's mount."""
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PASSING = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A FIFO that was swapped in must not hang us: O_NONBLOCK, then fstat says what it is.
@@ -39,9 +42,9 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_ATIME = getattr(os, "O_NOATIME", 0)
 
 _GONE = frozenset(
-    {errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ESHUTDOWN}
-    | {getattr(errno, "ENOMEDIUM", errno.ENODEV)}
+    {errno.ENODEV, errno.ESTALE, errno.ESHUTDOWN, getattr(errno, "ENOMEDIUM", errno.ENODEV)}
 )
+"""Nothing of the card answers any more. ENXIO may also be a socket, and EIO one bad sector."""
 
 _VOLUME = "volume:"
 
@@ -121,9 +124,11 @@ class FsCards:
         if "\0" in sd_path:
             raise self._refusal(sd_path, "it contains a NUL")
         try:
-            sd_path.encode()
+            length = len(sd_path.encode())
         except UnicodeEncodeError:
             raise self._refusal(sd_path, "it can't be encoded") from None
+        if length >= MAX_PATH_BYTES:
+            raise self._refusal(sd_path, "it is too long")
         if not sd_path.startswith("/"):
             raise self._refusal(sd_path, "it is not absolute")
         parts = _components(sd_path)
@@ -262,10 +267,10 @@ def open_folder(start: int, path: bytes) -> int:
 
 def open_file(start: int, path: bytes) -> int:
     """A file below an open folder; whether it is a regular one is for ``fstat`` to say."""
-    folder, _, name = path.rpartition(b"/")
-    parent = open_folder(start, folder)
+    *folders, name = parts_of(path)
+    parent = open_folder(start, b"/".join(folders))
     try:
-        return _open(*parts_of(name), _FILE, parent)
+        return _open(name, _FILE, parent)
     finally:
         os.close(parent)
 
@@ -300,9 +305,7 @@ def _name_of_device(folder: str, device: int) -> bytes | None:
         except OSError:
             continue
         if stat.S_ISBLK(found.st_mode) and found.st_rdev == device:
-            return re.sub(
-                rb"\\x([0-9a-fA-F]{2})", lambda escape: bytes([int(escape[1], 16)]), name
-            )
+            return re.sub(rb"\\x([0-9a-fA-F]{2})", lambda escape: bytes([int(escape[1], 16)]), name)
     return None
 
 

@@ -235,8 +235,7 @@ class Copier:
         digest = xxhash.xxh64()
         with self._source(file) as fd:
             kernel.forget_cached(fd)
-            for chunk in self._card_chunks(fd, file):
-                digest.update(chunk)
+            self._read_card(fd, file, digest.update)
         return digest.hexdigest()
 
     def _write(self, parts: Parts, file: CardFile) -> Part:
@@ -254,11 +253,10 @@ class Copier:
         fd = part.fd
         assert fd is not None
         digest = xxhash.xxh64()
-        done = window = 0
-        with folder.faults():
-            if part.file.size_bytes >= SMALL_BYTES:
-                kernel.preallocate(fd, part.file.size_bytes)
-        for chunk in self._card_chunks(source, part.file):
+        done = window = previous = 0
+
+        def write(chunk: memoryview) -> None:
+            nonlocal done, window, previous
             digest.update(chunk)
             with folder.faults():
                 _write_all(fd, chunk)
@@ -266,9 +264,14 @@ class Copier:
                 if done - window >= WINDOW_BYTES:
                     kernel.start_writing_back(fd, window, done - window)
                     if window:
-                        kernel.finish_writing_back(fd, window - WINDOW_BYTES, WINDOW_BYTES)
+                        kernel.finish_writing_back(fd, previous, window - previous)
                     kernel.forget_cached(source, window, done - window)
-                    window = done
+                    previous, window = window, done
+
+        if part.file.size_bytes >= SMALL_BYTES:
+            with folder.faults():
+                kernel.preallocate(fd, part.file.size_bytes)
+        self._read_card(source, part.file, write)
         with folder.faults(), suppress(PermissionError):  # some mounts set times for owners only
             os.utime(fd, ns=(part.file.mtime_ns, part.file.mtime_ns))
         part.hash = digest.hexdigest()
@@ -320,8 +323,7 @@ class Copier:
         try:
             kernel.forget_cached(fd)
             kernel.read_sequentially(fd)
-            for chunk in self._chunks(fd, file, folder.fault):
-                digest.update(chunk)
+            self._read(fd, file, digest.update, folder.fault)
             kernel.forget_cached(fd)
         finally:
             os.close(fd)
@@ -351,22 +353,24 @@ class Copier:
         finally:
             os.close(fd)
 
-    def _card_chunks(self, fd: int, file: CardFile) -> Iterator[memoryview]:
-        read = 0
-        for chunk in self._chunks(fd, file, lambda error: self._card.fault(error, file.path)):
-            read += len(chunk)
-            yield chunk
-        if read != file.size_bytes:
+    def _read_card(self, fd: int, file: CardFile, use: Callable[[memoryview], object]) -> None:
+        count = self._read(fd, file, use, lambda error: self._card.fault(error, file.path))
+        if count != file.size_bytes:
             raise FileFault(
                 file.path,
-                f"changed while it was being copied: {read} bytes came of {file.size_bytes}",
+                f"changed while it was being copied: {count} bytes came of {file.size_bytes}",
             )
 
-    def _chunks(
-        self, fd: int, file: CardFile, fault: Callable[[OSError], OffloadFault]
-    ) -> Iterator[memoryview]:
-        """The file's bytes, a buffer at a time; each is valid until the next is asked for."""
-        ahead = _read_ahead if file.size_bytes > BUFFER_BYTES else _read
+    def _read(
+        self,
+        fd: int,
+        file: CardFile,
+        use: Callable[[memoryview], object],
+        fault: Callable[[OSError], OffloadFault],
+    ) -> int:
+        """Hand everything to ``use``, a buffer at a time; how many bytes it was."""
+        count = 0
+        ahead = _chunks_ahead if file.size_bytes > BUFFER_BYTES else _chunks
         with closing(ahead(fd, self._buffers)) as chunks:
             while True:
                 self._check()
@@ -375,18 +379,19 @@ class Copier:
                 except OSError as error:
                     raise fault(error) from error
                 if chunk is None:
-                    return
-                yield chunk
+                    return count
+                use(chunk)
+                count += len(chunk)
                 self._moved(file, len(chunk))
 
 
-def _read(fd: int, buffers: Sequence[bytearray]) -> Generator[memoryview, None, None]:
+def _chunks(fd: int, buffers: Sequence[bytearray]) -> Generator[memoryview, None, None]:
     buffer = buffers[0]
     while count := os.readv(fd, [buffer]):
         yield memoryview(buffer)[:count]
 
 
-def _read_ahead(fd: int, buffers: Sequence[bytearray]) -> Generator[memoryview, None, None]:
+def _chunks_ahead(fd: int, buffers: Sequence[bytearray]) -> Generator[memoryview, None, None]:
     """The same, with the next read under way in a thread while this chunk is used."""
     free: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
     full: queue.SimpleQueue[memoryview | OSError | None] = queue.SimpleQueue()

@@ -35,6 +35,7 @@ _ID_BYTES = 4
 _PART = re.compile(rb"(.+)\.[0-9a-f]{%d}\.part\Z" % (2 * _ID_BYTES), re.DOTALL)
 _SUFFIX_BYTES = len(".") + 2 * _ID_BYTES + len(".part")
 
+_NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _NAME_REFUSED = frozenset({errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG})
 
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -120,16 +121,14 @@ class Folder:
         return f"{self.text}/{shown(name)}"
 
     def find(self, path: bytes) -> Folder | None:
-        """A folder below, if it is there."""
+        """A folder below, if there is such a folder."""
         text = self.name_text(path) if path else self.text
         try:
             return Folder(open_folder(self.fd, path), text)
-        except FileNotFoundError:
-            return None
         except OSError as error:
-            if error.errno in _NAME_REFUSED:
+            if error.errno in _NOT_THERE | _NAME_REFUSED:
                 return None
-            raise LibraryFault(f"the library's folder {text}: {reason(error)}") from error
+            raise self.fault(error) from error
 
     def make(self, path: bytes) -> Folder:
         """A folder below, with those above it, each of them durable before it is used.

@@ -1,0 +1,351 @@
+"""The commands. Exit codes: 0 completed, 1 failed, 2 wrong use, 130 interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from adapters.cli.client import Client
+from adapters.cli.display import clock, describe, display
+from adapters.cli.factories import Attached, Factories
+from adapters.settings import Settings
+from domain.errors import InvalidInput, RushesError
+
+COMPLETED, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+
+ENDS = {"pipeline:completed", "pipeline:failed", "pipeline:cancelled"}
+
+
+def commands(factories: Factories) -> None:
+    """Run the command that ``sys.argv`` names, and exit with its code."""
+    try:
+        exit_code = rushes.main(obj=factories, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except InvalidInput as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(WRONG_USE)
+    except RushesError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(FAILED)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has had enough of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(COMPLETED)
+    sys.exit(exit_code or COMPLETED)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="rushes")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The settings file, instead of the user's rushes.toml.",
+)
+@click.option("--database-url", help="The database (RUSHES_DATABASE_URL).", metavar="URL")
+@click.pass_context
+def rushes(context: click.Context, config: Path | None, database_url: str | None) -> None:
+    """A camera card goes in, verified footage comes out.
+
+    Every setting is a flag, a RUSHES_... variable in the environment, or a line in the
+    settings file, in this order.
+    """
+    context.meta["config"] = config
+    context.meta["database_url"] = database_url
+
+
+@rushes.command()
+@click.argument("card", type=click.Path(path_type=Path))
+@click.option("--library", help="Where footage goes (RUSHES_LIBRARY).", metavar="DIR")
+@click.option("--pipeline", help="The pipeline to run (RUSHES_CARD_PIPELINE).", metavar="TYPE")
+@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
+@click.pass_context
+def ingest(
+    context: click.Context, card: Path, library: str | None, pipeline: str | None, as_json: bool
+) -> int:
+    """Copy and verify the card at CARD, here and now, and show how it goes.
+
+    Uses the server that runs, or starts one for as long as this takes. If it is
+    interrupted, it goes on when Rushes is started the next time.
+    """
+    path = os.path.realpath(card)
+    if not os.path.isdir(path):
+        what = "is no folder" if os.path.exists(path) else "is not there"
+        raise click.UsageError(f"{str(card)!a} {what}")
+    if path == "/":
+        raise click.UsageError("the root of the file system is no card")
+    settings = _settings(
+        context,
+        library=None if library is None else os.path.abspath(os.path.expanduser(library)),
+        card_pipeline=pipeline,
+    )
+    # Named here, it is the user's word: an own server takes it wherever it lies.
+    own = replace(settings, card_roots=(os.path.dirname(path), *settings.card_roots))
+    with _factories(context).attach(own, True) as attached:
+        if library is not None and not attached.is_own:
+            raise click.UsageError(
+                f"the server at {attached.url} has its own library; "
+                "leave --library out, or start that server with another RUSHES_LIBRARY"
+            )
+        client = Client(attached)
+        answer = client.post(
+            "/api/pipeline",
+            {
+                "pipeline_type": settings.card_pipeline,
+                "message_id": f"cli:{uuid.uuid4()}",
+                "data": {"sd_path": path},
+            },
+        )
+        if answer["duplicate"] == "card" and not as_json:
+            click.echo("This card is under way already; showing that.", err=True)
+        return _follow(client, attached, answer["execution_id"], as_json=as_json)
+
+
+@rushes.command()
+@click.option("--host", help="The address to listen on (RUSHES_HOST).")
+@click.option("--port", help="For HTTP and WebSocket (RUSHES_PORT); 0 picks a free one.")
+@click.option("--grpc-port", help="For gRPC (RUSHES_GRPC_PORT); 0 picks a free one.")
+@click.option("--library", help="Where footage goes (RUSHES_LIBRARY).", metavar="DIR")
+@click.option(
+    "--card-roots", help="Folders below which cards are mounted (RUSHES_CARD_ROOTS).", metavar="DIRS"
+)
+@click.option("--card-pipeline", help="What a card starts (RUSHES_CARD_PIPELINE).", metavar="TYPE")
+@click.option(
+    "--pipelines", help="Further pipelines, module:attribute (RUSHES_PIPELINES).", metavar="NAMES"
+)
+@click.option("--pools", help="Steps at once, copy=2,gpu=1 (RUSHES_POOLS).", metavar="SIZES")
+@click.option(
+    "--origins", help="Web pages that may use the server (RUSHES_ORIGINS).", metavar="URLS"
+)
+@click.pass_context
+def serve(context: click.Context, **flags: str | None) -> None:
+    """Serve detectors, frontends and services until stopped.
+
+    Prints a line per address once it is ready, and goes on with whatever the last
+    run left unfinished.
+    """
+    settings = _settings(context, **flags)
+    _factories(context).serve(settings, click.echo)
+
+
+@rushes.command(name="list")
+@click.option("--status", help="Only those that are running, completed, failed, ...")
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print them as JSON lines.")
+@click.pass_context
+def list_executions(
+    context: click.Context, status: str | None, limit: int, as_json: bool
+) -> None:
+    """List executions, newest first."""
+    with _looking(context) as attached:
+        found = Client(attached).get("/api/pipeline", status=status, limit=limit)["executions"]
+    if as_json:
+        for execution in found:
+            click.echo(_json(execution))
+        return
+    if not found:
+        click.echo("No executions.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("ID", "EXECUTION", "PIPELINE", "STATUS", "PROGRESS", "CREATED", "CARD"):
+        table.add_column(title, overflow="fold")
+    for execution in found:
+        table.add_row(
+            str(execution["id"]),
+            execution["execution_id"],
+            execution["pipeline_type"],
+            execution["status"],
+            f"{execution['progress']}%",
+            execution["created_at"][:19].replace("T", " "),
+            Text(str(execution["execution_data"].get("sd_path", ""))),
+        )
+    _print(table)
+
+
+@rushes.command()
+@click.argument("execution_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.pass_context
+def status(context: click.Context, execution_id: str, as_json: bool) -> int:
+    """Show an execution, by its uuid or its number."""
+    with _looking(context) as attached:
+        execution = Client(attached).get(_path(execution_id))
+    if as_json:
+        click.echo(_json(execution))
+    else:
+        _show(execution)
+    return FAILED if execution["status"] in ("failed", "cancelled") else COMPLETED
+
+
+@rushes.command()
+@click.argument("execution_id", metavar="[ID]", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
+@click.option("--since", type=click.IntRange(0), help="Begin after this event.", metavar="EVENT")
+@click.pass_context
+def watch(
+    context: click.Context, execution_id: str | None, as_json: bool, since: int | None
+) -> int:
+    """Show what happens, to one execution until it has ended, or to all."""
+    with _factories(context).attach(_settings(context), True) as attached:
+        client = Client(attached)
+        if execution_id is not None:
+            return _follow(client, attached, execution_id, as_json=as_json, since=since)
+        for event in client.events("/api/events", since=since, transient=as_json):
+            if as_json:
+                click.echo(_json(event))
+            else:
+                click.echo(f"{clock(event)}  {event['data']['execution_id']}  {describe(event)}")
+    return COMPLETED
+
+
+@rushes.command()
+@click.argument("execution_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
+@click.pass_context
+def retry(context: click.Context, execution_id: str, as_json: bool) -> int:
+    """Run a failed execution again from the step that failed, and show how it goes."""
+    with _factories(context).attach(_settings(context), True) as attached:
+        client = Client(attached)
+        events = client.get(f"{_path(execution_id)}/events")["events"]
+        client.post(f"{_path(execution_id)}/retry")
+        since = events[-1]["id"] if events else None
+        return _follow(client, attached, execution_id, as_json=as_json, since=since)
+
+
+@rushes.command()
+@click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
+@click.pass_context
+def pipelines(context: click.Context, as_json: bool) -> None:
+    """List the pipelines that there are, with their steps."""
+    with _looking(context) as attached:
+        found = Client(attached).get("/api/pipelines")["pipelines"]
+    if as_json:
+        click.echo(_json(found))
+        return
+    for pipeline in found:
+        card = "  (works on a card)" if pipeline["card"] else ""
+        click.echo(f"{pipeline['type']}{card}")
+        for step in pipeline["steps"]:
+            notes = []
+            if step["depends_on"]:
+                notes.append(f"depends on {', '.join(step['depends_on'])}")
+            if step["after"]:
+                notes.append(f"after {', '.join(step['after'])}")
+            if not step["required"]:
+                notes.append("optional")
+            if step["external"]:
+                notes.append("external")
+            click.echo(f"  {step['name']}{'  ' if notes else ''}{'; '.join(notes)}")
+
+
+def _path(execution_id: str) -> str:
+    return f"/api/pipeline/{quote(execution_id, safe='')}"
+
+
+def _json(value: object) -> str:
+    return json.dumps(value)
+
+
+def _follow(
+    client: Client,
+    attached: Attached,
+    execution_id: str,
+    *,
+    as_json: bool,
+    since: int | None = None,
+) -> int:
+    """Show an execution's events until it has ended; the exit code that says how."""
+    try:
+        with display(as_json=as_json) as shown:
+            for event in client.events(f"{_path(execution_id)}/events", since=since):
+                shown.event(event)
+                if event["type"] in ENDS and _has_ended(client, execution_id):
+                    break
+        execution = client.get(_path(execution_id))
+        shown.result(execution)
+    except KeyboardInterrupt:
+        where = "at the next start" if attached.is_own else f"on {attached.url}"
+        click.echo(f"Interrupted; execution {execution_id} goes on {where}.", err=True)
+        return INTERRUPTED
+    return COMPLETED if execution["status"] == "completed" else FAILED
+
+
+def _has_ended(client: Client, execution_id: str) -> bool:
+    """Events that are read from the log may be older than a retry."""
+    return client.get(_path(execution_id))["status"] in ("completed", "failed", "cancelled")
+
+
+def _show(execution: Mapping[str, Any]) -> None:
+    console = Console(highlight=False)
+    facts = [
+        ("execution", execution["execution_id"]),
+        ("number", execution["id"]),
+        ("pipeline", execution["pipeline_type"]),
+        ("status", execution["status"]),
+        ("progress", f"{execution['progress']}%"),
+        ("card", execution["execution_data"].get("sd_path")),
+        ("job", execution["job_id"]),
+        ("error", execution["error_message"]),
+        ("waits for", ", ".join(execution["waits_for"]) or None),
+        ("created", execution["created_at"]),
+        ("completed", execution["completed_at"]),
+    ]
+    for name, value in facts:
+        if value is not None:
+            console.print(Text(f"{name:<10} {value}"), soft_wrap=True)
+    for warning in execution["warnings"]:
+        console.print(Text(f"{'warning':<10} {warning}"), soft_wrap=True)
+    console.print()
+    table = Table(box=None, pad_edge=False)
+    for title in ("STEP", "STATUS", "ATTEMPT", "PROGRESS", "STARTED", "COMPLETED"):
+        table.add_column(title, overflow="fold")
+    for step in execution["steps"]:
+        table.add_row(
+            Text(step["step_key"]),
+            step["status"],
+            str(step["attempt"]),
+            f"{step['progress']}%",
+            (step["started_at"] or "")[11:19],
+            (step["completed_at"] or "")[11:19],
+        )
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    """Whole on a terminal's width; never cut where nobody is there to see a terminal."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)
+
+
+def _factories(context: click.Context) -> Factories:
+    factories = context.obj
+    assert isinstance(factories, Factories)
+    return factories
+
+
+def _settings(context: click.Context, **flags: str | None) -> Settings:
+    given = {"database_url": context.meta["database_url"], **flags}
+    return _factories(context).load_settings(given, context.meta["config"])
+
+
+def _looking(context: click.Context) -> Any:
+    """A server to ask something; one of our own starts no work for that."""
+    return _factories(context).attach(_settings(context), False)

@@ -1,0 +1,235 @@
+"""How progress is shown: bars on a terminal, plain lines elsewhere, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Protocol
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from rich.text import Text
+
+Event = Mapping[str, Any]
+
+PLAIN_EVERY = 0.1
+"""Plain lines tell of a step's progress every tenth of the way."""
+
+
+class Display(Protocol):
+    """Shows an execution's events while it is open, and what became of it at the end."""
+
+    def __enter__(self) -> Display: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def event(self, event: Event) -> None: ...
+
+    def result(self, execution: Mapping[str, Any]) -> None: ...
+
+
+class _Open:
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        return
+
+
+class JsonLines(_Open):
+    """Each event as it came, a line each, and the execution as the last line."""
+
+    def event(self, event: Event) -> None:
+        click.echo(json.dumps(event))
+
+    def result(self, execution: Mapping[str, Any]) -> None:
+        click.echo(json.dumps({"type": "execution", "data": execution}))
+
+
+class Lines(_Open):
+    """A line for what happens, and one now and then for what goes on."""
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[str, int], float] = {}
+
+    def event(self, event: Event) -> None:
+        data = event["data"]
+        if event["type"] == "pipeline:step_progress":
+            key = (data["step_key"], data["attempt"])
+            if data["progress"] < self._told.get(key, 0.0) + PLAIN_EVERY:
+                return
+            self._told[key] = data["progress"]
+        line = describe(event)
+        if line:
+            click.echo(f"{clock(event)}  {line}")
+
+    def result(self, execution: Mapping[str, Any]) -> None:
+        for line in summary(execution):
+            click.echo(line)
+
+
+class Bars:
+    """A bar for each step that runs, on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.fields[step]}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def event(self, event: Event) -> None:
+        kind, data = event["type"], event["data"]
+        key = data.get("step_key")
+        match kind:
+            case "pipeline:started":
+                for step in data["steps"]:
+                    self._bar(step)
+            case "pipeline:step_started":
+                again = f"attempt {data['attempt']}" if data["attempt"] > 1 else ""
+                self._progress.update(self._bar(key), completed=0, detail=Text(again))
+            case "pipeline:step_progress":
+                self._progress.update(
+                    self._bar(key),
+                    completed=100 * data["progress"],
+                    detail=Text(detail(data["detail"])),
+                )
+            case "pipeline:step_completed":
+                self._progress.update(self._bar(key), completed=100, detail=Text("done", "green"))
+            case "pipeline:step_failed":
+                self._progress.update(self._bar(key), detail=Text("failed", "red"))
+            case "pipeline:step_skipped":
+                self._progress.update(self._bar(key), detail=Text("skipped", "yellow"))
+            case "pipeline:retried":
+                for step in data["reopened"]:
+                    self._progress.update(self._bar(step), completed=0, detail=Text(""))
+
+    def result(self, execution: Mapping[str, Any]) -> None:
+        style = {"completed": "green", "failed": "red"}.get(execution["status"], "yellow")
+        first, *more = summary(execution)
+        self._console.print(Text(first, style), soft_wrap=True)
+        for line in more:
+            self._console.print(Text(line), soft_wrap=True)
+
+    def _bar(self, key: str) -> TaskID:
+        if key not in self._tasks:
+            self._tasks[key] = self._progress.add_task(
+                "", total=100, step=Text(key), detail=Text("waiting", "dim")
+            )
+        return self._tasks[key]
+
+
+def display(*, as_json: bool) -> Display:
+    """The one that fits where the output goes."""
+    if as_json:
+        return JsonLines()
+    console = Console(highlight=False)
+    return Bars(console) if console.is_terminal else Lines()
+
+
+def clock(event: Event) -> str:
+    """The time of day of an event, in UTC, to the second."""
+    return str(event["timestamp"])[11:19]
+
+
+def describe(event: Event) -> str:
+    """An event as a line of text; empty for what says nothing to a person."""
+    data = event["data"]
+    step = data.get("step_key", "")
+    match event["type"]:
+        case "pipeline:started":
+            return f"{data['pipeline_type']} started: {', '.join(data['steps'])}"
+        case "pipeline:step_started":
+            again = f" (attempt {data['attempt']})" if data["attempt"] > 1 else ""
+            return f"{step} started{again}"
+        case "pipeline:step_progress":
+            return f"{step} {int(100 * data['progress'])}%  {detail(data['detail'])}".rstrip()
+        case "pipeline:step_completed":
+            return f"{step} completed, {data['progress']}% of all"
+        case "pipeline:step_failed":
+            return f"{step} failed: {data['error']}"
+        case "pipeline:step_skipped":
+            return f"{step} skipped: {data['error']}"
+        case "pipeline:completed":
+            return "completed"
+        case "pipeline:failed":
+            return f"failed at {data['error']['step_key']}"
+        case "pipeline:retried":
+            return f"retried: {', '.join(data['reopened'])}"
+        case other:
+            return str(other)
+
+
+def detail(said: Mapping[str, Any]) -> str:
+    """What a step says beside its fraction, where we know the words."""
+    parts = []
+    if "files_total" in said:
+        parts.append(f"{said.get('files_done', 0)} of {said['files_total']} files")
+    if "bytes_total" in said:
+        parts.append(f"{size(said.get('bytes_done', 0))} of {size(said['bytes_total'])}")
+    if "file" in said:
+        parts.append(str(said["file"]))
+    return ", ".join(parts)
+
+
+def size(size_bytes: float) -> str:
+    """Bytes as people read them, in powers of 1000 as on a card's label."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"
+
+
+def summary(execution: Mapping[str, Any]) -> list[str]:
+    """What became of an execution, in a few lines; the first says how it ended."""
+    uuid, data = execution["execution_id"], execution["execution_data"]
+    if execution["status"] == "failed":
+        return [
+            f"FAILED: {execution['error_message']}",
+            f"When that is mended: rushes retry {uuid}",
+        ]
+    if execution["status"] != "completed":
+        return [f"{execution['status']} ({execution['progress']}%)"]
+    lines = []
+    if "copied_files" in data:
+        lines.append(
+            f"{data['copied_files']} files ({size(data.get('copied_bytes', 0))}) copied and verified"
+            + (f" to {data['job_folder']}" if data["copied_files"] else "")
+        )
+        if data.get("known_files"):
+            lines.append(f"{data['known_files']} files were in the library already")
+        for kind, count in (data.get("left_out") or {}).items():
+            lines.append(f"{count} left on the card: {kind}")
+    if "note" in data:
+        lines.append(f"Note: {data['note']}")
+    lines.extend(f"Warning: {warning}" for warning in execution["warnings"])
+    return [f"completed: execution {uuid}", *lines]

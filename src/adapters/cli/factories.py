@@ -1,0 +1,39 @@
+"""What the command line is handed from where everything meets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from adapters.settings import Settings
+
+
+class Attached(Protocol):
+    """A server to talk to, for as long as a command runs."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it runs inside this process."""
+        ...
+
+    def find(self) -> None:
+        """The server has gone: find another, or start one. Raises ``Unavailable``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Factories:
+    """attach: ``(settings, recover)``; an own server goes on with unfinished work if ``recover``.
+
+    serve: ``(settings, say)`` serves until a signal; ``say`` is given a line per address.
+    """
+
+    load_settings: Callable[[Mapping[str, str | None], Path | None], Settings]
+    attach: Callable[[Settings, bool], AbstractContextManager[Attached]]
+    serve: Callable[[Settings, Callable[[str], None]], None]

@@ -1,0 +1,1 @@
+"""The REST side: Starlette routes, problems, and the guard at the door."""

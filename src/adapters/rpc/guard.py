@@ -1,0 +1,137 @@
+"""Around every method of the server: errors become statuses, and streams end at the stop.
+
+An interceptor only sees handlers, not what they raise, and a stream raises long
+after the interceptor has returned. So each handler is replaced by one that runs
+it to its end and looks at how it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from adapters.status_codes import INTERNAL, status_of
+from domain.errors import InvalidInput, RushesError, Unavailable
+
+log = logging.getLogger(__name__)
+
+CODE = "rushes-code"
+"""The key of the trailing metadata that has the error's word for programs."""
+
+MAX_DETAILS_BYTES = 2_000
+"""Details travel as metadata, percent-encoded, and of that peers take 8 KiB in all."""
+
+Method = Callable[[Any, aio.ServicerContext[Any, Any]], Any]
+
+
+class _Malformed:
+    """In the place of a request that could not be read."""
+
+
+class Guard(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+    def __init__(self) -> None:
+        self._stopping = False
+        self._streams: set[asyncio.Task[Any]] = set()
+
+    def end_streams(self) -> None:
+        """Every stream, open or yet to come, ends with UNAVAILABLE: resume elsewhere."""
+        self._stopping = True
+        for task in self._streams:
+            task.cancel()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler: Any = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        name = handler_call_details.method
+        coders = {
+            "request_deserializer": _lenient(handler.request_deserializer),
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.unary_unary is not None:
+            method = self._answering(name, handler.unary_unary)
+            return grpc.unary_unary_rpc_method_handler(method, **coders)
+        if handler.stream_unary is not None:
+            method = self._answering(name, handler.stream_unary)
+            return grpc.stream_unary_rpc_method_handler(method, **coders)
+        if handler.unary_stream is not None:
+            method = self._answering(name, self._streaming(handler.unary_stream))
+            return grpc.unary_stream_rpc_method_handler(method, **coders)
+        method = self._answering(name, self._streaming(handler.stream_stream))
+        return grpc.stream_stream_rpc_method_handler(method, **coders)
+
+    def _answering(self, name: str, method: Method) -> Method:
+        async def answering(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+            status, details = INTERNAL, "internal error"
+            try:
+                if isinstance(request, _Malformed):
+                    raise InvalidInput("the request is not of the type that this method takes")
+                return await method(request, context)
+            except (aio.AbortError, aio.InternalError):
+                raise  # gRPC's own: already answered, or nobody is there to be answered
+            except RushesError as error:
+                status, details = status_of(error), _bounded(error.message)
+            except Exception:
+                log.exception("a bug in %s", name)
+            return await context.abort(status.grpc, details, ((CODE, status.code),))
+
+        return answering
+
+    def _streaming(self, method: Method) -> Method:
+        """As a coroutine that writes: it is cancelled as one, and then closes what it reads."""
+
+        async def streaming(request: Any, context: aio.ServicerContext[Any, Any]) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            self._streams.add(task)
+            try:
+                if self._stopping:
+                    raise Unavailable("the server is stopping")
+                if not inspect.isasyncgenfunction(method):
+                    await method(request, context)
+                    return
+                async with aclosing(method(request, context)) as responses:
+                    async for response in responses:
+                        await context.write(response)
+            except asyncio.CancelledError:
+                if not self._stopping:
+                    raise  # the client has gone away
+                task.uncancel()
+                raise Unavailable("the server is stopping") from None
+            finally:
+                self._streams.discard(task)
+
+        return streaming
+
+
+def _lenient(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """gRPC would tell the client UNKNOWN, and our log a traceback."""
+
+    def lenient(raw: bytes) -> Any:
+        try:
+            return deserialize(raw)
+        except Exception:
+            return _Malformed()
+
+    return lenient
+
+
+def _bounded(text: str) -> str:
+    """Text that can be encoded, and isn't too much."""
+    raw = text.encode("utf-8", "backslashreplace")
+    if len(raw) <= MAX_DETAILS_BYTES:
+        return raw.decode()
+    return raw[:MAX_DETAILS_BYTES].decode(errors="ignore") + "…"

@@ -1,0 +1,100 @@
+"""The gRPC server: the service, standard health and reflection on one port."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from adapters.rpc.guard import Guard
+from adapters.rpc.pb import pipeline_pb2 as pb
+from adapters.rpc.pb import pipeline_pb2_grpc as pb_grpc
+from adapters.rpc.service import PipelineService
+from application.advance import Advance
+from application.feed import Feed
+from application.retry import Retry
+from application.status import Status
+from application.trigger import Trigger
+from domain.errors import Unavailable
+
+aio_health: Any = getattr(health, "aio")  # noqa: B009 - the stubs don't know it
+
+SERVICE = pb.DESCRIPTOR.services_by_name["PipelineService"].full_name
+
+MAX_REQUEST_BYTES = 4 * 1024 * 1024
+"""gRPC's own default, said aloud. Data is bounded at 1 MiB as JSON; protobuf may need more."""
+
+MAX_CONCURRENT_RPCS = 1_000
+"""Each watcher is one. More than any house has services; few enough to bound their memory."""
+
+KEEPALIVE_TIME_MS = 30_000
+KEEPALIVE_TIMEOUT_MS = 10_000
+"""A watcher whose machine has vanished is noticed, and its follower ends, in 40 seconds."""
+
+MIN_PING_INTERVAL_MS = 10_000
+"""Watchers may ping this often through a quiet NAT; who pings more is disconnected."""
+
+OPTIONS = (
+    # Two servers that share a port would each get half of the calls.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+)
+
+
+class RpcServer:
+    """Lives on the event loop that starts it, once."""
+
+    def __init__(
+        self, *, trigger: Trigger, status: Status, retry: Retry, advance: Advance, feed: Feed
+    ) -> None:
+        self._service = PipelineService(
+            trigger=trigger, status=status, retry=retry, advance=advance, feed=feed
+        )
+        self._guard = Guard()
+        self._health = aio_health.HealthServicer()
+        self._server: aio.Server | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Serve on ``host``, and answer with the port: for 0 a free one.
+
+        Raises ``Unavailable``, naming the address, if it can't be listened on.
+        """
+        server = aio.server(
+            interceptors=[self._guard],
+            options=OPTIONS,
+            maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS,
+        )
+        pb_grpc.add_PipelineServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            self._service, server
+        )
+        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection(
+            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        )
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            bound = server.add_insecure_port(address)
+        except RuntimeError:
+            await server.stop(None)
+            raise Unavailable(
+                f"gRPC can't listen on {address}: another program may be using it"
+            ) from None
+        await server.start()
+        self._server = server
+        return bound
+
+    async def stop(self, grace_s: float) -> None:
+        """Serve nobody new. Streams end, other calls have ``grace_s`` to come to their end."""
+        if self._server is None:
+            return
+        server, self._server = self._server, None
+        await self._health.enter_graceful_shutdown()
+        self._guard.end_streams()
+        await server.stop(grace_s)

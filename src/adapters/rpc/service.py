@@ -1,0 +1,156 @@
+"""``rushes.v1.PipelineService`` on the use cases; see the proto for the contract.
+
+Methods raise what the use cases raise: the guard that is around each of them
+makes it a status.
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import Any
+
+from grpc import aio
+
+from adapters.rpc.messages import execution_message, json_of, status_filter, watch_message
+from adapters.rpc.pb import pipeline_pb2 as pb
+from adapters.rpc.pb.pipeline_pb2_grpc import PipelineServiceServicer
+from application.advance import Advance
+from application.feed import Feed
+from application.ports import Query
+from application.retry import Retry
+from application.status import Status
+from application.trigger import Trigger
+from application.views import message_view
+from domain.errors import InvalidInput, Unavailable
+
+DEFAULT_PAGE = 50
+"""Executions: what somebody who doesn't say wants to look through."""
+
+MAX_PAGE = 200
+"""Executions: so that one request doesn't read the whole history."""
+
+MAX_PAGE_BYTES = 3 * 1024 * 1024
+"""A page ends early beyond this: clients refuse messages over 4 MiB unless told otherwise."""
+
+MAX_DIGITS = 19
+"""No id has more."""
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class PipelineService(PipelineServiceServicer):
+    def __init__(
+        self, *, trigger: Trigger, status: Status, retry: Retry, advance: Advance, feed: Feed
+    ) -> None:
+        self._trigger = trigger
+        self._status = status
+        self._retry = retry
+        self._advance = advance
+        self._feed = feed
+
+    async def TriggerPipeline(
+        self, request: pb.TriggerPipelineRequest, context: Context
+    ) -> pb.TriggerPipelineResponse:
+        answer = await self._trigger(
+            request.pipeline_type,
+            json_of(request.data),
+            message_id=request.message_id if request.HasField("message_id") else None,
+        )
+        duplicate = {
+            None: pb.DUPLICATE_UNSPECIFIED,
+            "message": pb.DUPLICATE_MESSAGE,
+            "card": pb.DUPLICATE_CARD,
+        }[answer.duplicate]
+        return pb.TriggerPipelineResponse(
+            execution=execution_message(answer.execution), duplicate=duplicate
+        )
+
+    async def GetExecution(
+        self, request: pb.GetExecutionRequest, context: Context
+    ) -> pb.GetExecutionResponse:
+        view = await self._status.get(_reference(request.execution_id))
+        return pb.GetExecutionResponse(execution=execution_message(view))
+
+    async def ListExecutions(
+        self, request: pb.ListExecutionsRequest, context: Context
+    ) -> pb.ListExecutionsResponse:
+        if request.page_size < 0:
+            raise InvalidInput(
+                f"page_size must not be negative: {request.page_size}", field="page_size"
+            )
+        size = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
+        # One more than the page shows whether there is another.
+        views = await self._status.list(
+            Query(
+                status=status_filter(request.status),
+                pipeline_type=request.pipeline_type or None,
+                message_id=request.message_id or None,
+                before=_before(request.page_token),
+                limit=size + 1,
+            )
+        )
+        page = pb.ListExecutionsResponse()
+        size_bytes = 0
+        for view in views[:size]:
+            execution = execution_message(view)
+            size_bytes += execution.ByteSize()
+            if page.executions and size_bytes > MAX_PAGE_BYTES:
+                break
+            page.executions.append(execution)
+        if len(page.executions) < len(views):
+            page.next_page_token = str(page.executions[-1].id)
+        return page
+
+    async def RetryExecution(
+        self, request: pb.RetryExecutionRequest, context: Context
+    ) -> pb.RetryExecutionResponse:
+        view = await self._retry(_reference(request.execution_id))
+        return pb.RetryExecutionResponse(execution=execution_message(view))
+
+    async def AdvanceStep(
+        self, request: pb.AdvanceStepRequest, context: Context
+    ) -> pb.AdvanceStepResponse:
+        reference = _reference(request.execution_id)
+        match request.WhichOneof("report"):
+            case "completed":
+                view = await self._advance.complete_external(
+                    reference, request.step_key, request.attempt, json_of(request.completed.output)
+                )
+            case "failed":
+                view = await self._advance.fail_external(
+                    reference, request.step_key, request.attempt, request.failed.error
+                )
+            case _:
+                raise InvalidInput("report is missing: say completed, or failed", field="report")
+        return pb.AdvanceStepResponse(execution=execution_message(view))
+
+    async def WatchExecution(self, request: pb.WatchExecutionRequest, context: Context) -> None:
+        # First of all: what happens once the client has the metadata, it must get.
+        since = request.since if request.HasField("since") else self._feed.last_id
+        await context.send_initial_metadata(())
+        execution_id = None
+        if request.execution_id:
+            execution_id = (await self._status.get(_reference(request.execution_id))).id
+        async with aclosing(self._feed.follow(since, execution_id)) as entries:
+            async for entry in entries:
+                await context.write(watch_message(message_view(entry.message)))
+        raise Unavailable("the server is stopping")
+
+
+def _reference(text: str) -> str | int:
+    """A uuid, or a number as text."""
+    if not text:
+        raise InvalidInput("execution_id is missing", field="execution_id")
+    return int(text) if _is_number(text) else text
+
+
+def _before(page_token: str) -> int | None:
+    if not page_token:
+        return None
+    if not _is_number(page_token):
+        raise InvalidInput("page_token is none that a page has ended with", field="page_token")
+    return int(page_token)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS

@@ -1,0 +1,214 @@
+"""The settings: flags beat the environment, that beats the file, that beats the defaults.
+
+The file is ``rushes.toml`` in the system's configuration folder, or the one that is
+named, never one in the current folder: that may be a card.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import platformdirs
+
+from domain.errors import InvalidInput
+
+DEFAULT_POOLS = {"default": 32, "card": 4, "copy": 2}
+"""Ordinary steps mostly wait; scans and copies compete for readers and disks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Each field ``x`` is ``RUSHES_X`` in the environment and ``x`` in the file.
+
+    host, port, grpc_port: where to listen; 0 picks a free port.
+    database_url: the SQLite database. library: where footage goes.
+    card_roots: folders strictly below which cards are mounted.
+    card_pipeline: the pipeline that an inserted card starts.
+    pipelines: further pipelines, each as ``module:attribute``.
+    pools: how many steps may run at once in each pool.
+    origins: web pages elsewhere (``http://localhost:5173``) that may use the server.
+    """
+
+    host: str
+    port: int
+    grpc_port: int
+    database_url: str
+    library: Path
+    card_roots: tuple[str, ...]
+    card_pipeline: str
+    pipelines: tuple[str, ...]
+    pools: Mapping[str, int]
+    origins: tuple[str, ...]
+
+    @classmethod
+    def load(
+        cls,
+        flags: Mapping[str, str | None],
+        environment: Mapping[str, str],
+        config: Path | None = None,
+    ) -> Settings:
+        """Raises ``InvalidInput``, naming the setting and where it came from."""
+        file = _read_file(config)
+        values: dict[str, Any] = {}
+        for name in (field.name for field in fields(cls)):
+            variable = f"RUSHES_{name.upper()}"
+            if flags.get(name) is not None:
+                source, raw = f"--{name.replace('_', '-')}", flags[name]
+            elif environment.get(variable):
+                source, raw = variable, environment[variable]
+            elif name in file:
+                source, raw = f"{name} in the settings file", _from_file(file[name])
+            else:
+                source, raw = f"the default of {variable}", _default(name)
+            assert raw is not None
+            try:
+                values[name] = _PARSERS[name](raw)
+            except ValueError as error:
+                raise InvalidInput(f"{source}: {error}", field=variable) from None
+        return cls(**values)
+
+
+def _read_file(named: Path | None) -> Mapping[str, Any]:
+    path = named or platformdirs.user_config_path("rushes") / "rushes.toml"
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        if named is None:
+            return {}
+        raise InvalidInput(f"there is no settings file {path}", field="--config") from None
+    except (OSError, ValueError) as error:
+        raise InvalidInput(
+            f"the settings file {path} can't be read: {error}", field="--config"
+        ) from None
+    known = {field.name for field in fields(Settings)}
+    for name in content:
+        if name not in known:
+            raise InvalidInput(
+                f"the settings file {path} has {name!r}, which is no setting "
+                f"(there are: {', '.join(sorted(known))})",
+                field="--config",
+            )
+    return content
+
+
+def _from_file(value: Any) -> str:
+    """As it would stand in the environment."""
+    if isinstance(value, list):
+        separator = os.pathsep if value and str(value[0]).startswith("/") else ","
+        return separator.join(str(each) for each in value)
+    if isinstance(value, dict):
+        return ",".join(f"{key}={each}" for key, each in value.items())
+    return str(value)
+
+
+def _default(name: str) -> str:
+    match name:
+        case "host":
+            return "127.0.0.1"
+        case "port":
+            return "8000"
+        case "grpc_port":
+            return "50051"
+        case "database_url":
+            return f"sqlite:///{platformdirs.user_data_path('rushes') / 'rushes.db'}"
+        case "library":
+            return str(platformdirs.user_videos_path() / "Rushes")
+        case "card_roots":
+            return "/Volumes" if sys.platform == "darwin" else "/media:/run/media:/mnt"
+        case "card_pipeline":
+            return "sd_ingest"
+        case _:
+            return ""
+
+
+def _host(text: str) -> str:
+    """Only this machine: there are no tokens that could lock a door to the network."""
+    if text == "localhost":
+        return "127.0.0.1"
+    try:
+        loopback = ipaddress.ip_address(text).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise ValueError(
+            f"{text!r} can be reached from other machines, and this version has no tokens "
+            "to tell who may: it listens on the loopback only (127.0.0.1 or ::1)"
+        )
+    return text
+
+
+def _port(text: str) -> int:
+    if text.isascii() and text.isdigit() and int(text) <= 65535:
+        return int(text)
+    raise ValueError(f"{text!r} is no port (0 to 65535)")
+
+
+def _library(text: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.is_absolute():
+        raise ValueError(f"{text!r} must be an absolute path")
+    return path
+
+
+def _card_roots(text: str) -> tuple[str, ...]:
+    roots = tuple(os.path.normpath(part) for part in text.split(os.pathsep) if part)
+    for root in roots:
+        if not os.path.isabs(root):
+            raise ValueError(f"{root!r} must be an absolute path")
+    if not roots:
+        raise ValueError("at least one folder is needed, or no card can ever be announced")
+    return roots
+
+
+def _pipelines(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in names:
+        module, _, attribute = name.partition(":")
+        if not module or not attribute:
+            raise ValueError(f"{name!r} must look like module:attribute")
+    return names
+
+
+def _pools(text: str) -> Mapping[str, int]:
+    pools = dict(DEFAULT_POOLS)
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, size = part.partition("=")
+        if not name or not size.isdigit() or not 0 < int(size) <= 1_000:
+            raise ValueError(f"{part!r} must look like name=4 (1 to 1000 steps at once)")
+        pools[name] = int(size)
+    return pools
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(part.strip() for part in text.split(",") if part.strip())
+    for origin in origins:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path not in ("", "/"):
+            raise ValueError(f"{origin!r} must look like http://localhost:5173")
+    return origins
+
+
+def _word(text: str) -> str:
+    return text
+
+
+_PARSERS = {
+    "host": _host,
+    "port": _port,
+    "grpc_port": _port,
+    "database_url": _word,
+    "library": _library,
+    "card_roots": _card_roots,
+    "card_pipeline": _word,
+    "pipelines": _pipelines,
+    "pools": _pools,
+    "origins": _origins,
+}

@@ -1,0 +1,1 @@
+"""The WebSocket side: the hub for frontends and detectors."""

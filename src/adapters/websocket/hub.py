@@ -1,0 +1,220 @@
+"""The hub at ``/ws``: facts go out to everybody, detectors' signals come in.
+
+A connection is two tasks: one walks the feed and sends, one receives and
+answers. Neither waits for the other, and a connection that doesn't take what it
+is sent is let go (1013) to come back with ``since``: it holds up nobody and
+nothing is kept for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from adapters.status_codes import INTERNAL, status_of
+from adapters.websocket.messages import Incoming, claimed_message_id, parse
+from application.feed import Feed, Message
+from application.ports import Clock
+from application.trigger import CARD_PATH, Trigger
+from application.views import message_view, timestamp
+from domain.errors import FactsGone, Forbidden, InvalidInput, RushesError
+
+log = logging.getLogger(__name__)
+
+CLIENT_TYPES = ("frontend", "detector")
+
+MAX_LAG_S = 5.0
+"""How old a message may get before its follower counts as one that doesn't read."""
+
+TRY_AGAIN_LATER = 1013
+GOING_AWAY = 1001
+POLICY_VIOLATION = 1008
+
+
+class Hub:
+    """``card_pipeline``: the type of pipeline that an inserted card starts."""
+
+    def __init__(self, *, feed: Feed, trigger: Trigger, clock: Clock, card_pipeline: str) -> None:
+        self._feed = feed
+        self._trigger = trigger
+        self._clock = clock
+        self._card_pipeline = card_pipeline
+
+    async def __call__(self, websocket: WebSocket) -> None:
+        await websocket.accept()
+        connection = _Connection(websocket, self._clock)
+        try:
+            client_type = _client_type(websocket.query_params.get("client_type"))
+            since = _since(websocket.query_params.get("since"))
+        except InvalidInput as error:
+            with contextlib.suppress(_Gone):
+                await connection.send("error", _error(error, None))
+                await connection.close(POLICY_VIOLATION, error.message)
+            return
+        sending = asyncio.create_task(self._send(connection, since))
+        receiving = asyncio.create_task(self._receive(connection, client_type))
+        try:
+            done, _ = await asyncio.wait(
+                {sending, receiving}, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            for task in (sending, receiving):
+                task.cancel()
+            await asyncio.gather(sending, receiving, return_exceptions=True)
+        for task in done:
+            error = task.exception()
+            if error is not None and not isinstance(error, _Gone):
+                log.error("a WebSocket connection broke", exc_info=error)
+
+    # -- out ---------------------------------------------------------------------
+
+    async def _send(self, connection: _Connection, since: int | None) -> None:
+        last = self._feed.last_id
+        await connection.send("hub:welcome", {"last_event_id": last})
+        start = last if since is None else since
+        try:
+            await self._feed.check(start)
+        except FactsGone as error:
+            await connection.send(
+                "hub:reset",
+                {"since": error.since, "last_event_id": last, "message": error.message},
+            )
+            start = last
+        async with contextlib.aclosing(self._feed.follow(start)) as entries:
+            async for entry in entries:
+                if entry.published_at is not None:
+                    if self._clock.monotonic() - entry.published_at > MAX_LAG_S:
+                        await connection.close(TRY_AGAIN_LATER, "too slow; reconnect with since")
+                        return
+                await connection.send_text(entry.encoded(encode))
+        await connection.close(GOING_AWAY, "the server is stopping")
+
+    # -- in ----------------------------------------------------------------------
+
+    async def _receive(self, connection: _Connection, client_type: str) -> None:
+        while True:
+            text = await connection.receive()
+            kind, data = await self._answer(text, client_type)
+            await connection.send(kind, data)
+
+    async def _answer(self, text: str | None, client_type: str) -> tuple[str, Mapping[str, Any]]:
+        message_id = None
+        try:
+            if text is None:
+                raise InvalidInput("messages are text, and this one was binary")
+            message_id = claimed_message_id(text)
+            return await self._handle(parse(text), client_type)
+        except RushesError as error:
+            return "error", _error(error, message_id)
+        except Exception:
+            log.exception("a message could not be handled")
+            return "error", {
+                "message_id": message_id,
+                "code": INTERNAL.code,
+                "message": "internal error",
+            }
+
+    async def _handle(
+        self, message: Incoming, client_type: str
+    ) -> tuple[str, Mapping[str, Any]]:
+        if message.type != "detector:sd_inserted":
+            raise InvalidInput(
+                f"there is no message of type {message.type!r}; "
+                "detectors say detector:sd_inserted",
+                field="type",
+            )
+        if client_type != "detector":
+            raise Forbidden(
+                f"a {client_type} can't announce cards: connect with client_type=detector"
+            )
+        if message.message_id is None:
+            raise InvalidInput("message_id is missing", field="message_id")
+        if CARD_PATH not in message.fields:
+            raise InvalidInput(f"{CARD_PATH} is missing", field=CARD_PATH)
+        answer = await self._trigger(
+            self._card_pipeline, message.fields, message_id=message.message_id
+        )
+        return "detector:accepted", {
+            "message_id": message.message_id,
+            "execution_id": answer.execution.execution_id,
+            "duplicate": answer.duplicate,
+        }
+
+
+class _Gone(Exception):
+    """The other side has left, or doesn't take what it is sent."""
+
+
+class _Connection:
+    """One client's socket: one frame at a time, and never waited for longer than bearable."""
+
+    def __init__(self, websocket: WebSocket, clock: Clock) -> None:
+        self._websocket = websocket
+        self._clock = clock
+        self._sending = asyncio.Lock()
+
+    async def send(self, kind: str, data: Mapping[str, Any]) -> None:
+        message = {"type": kind, "timestamp": timestamp(self._clock.now()), "data": data}
+        await self.send_text(msgspec.json.encode(message).decode())
+
+    async def send_text(self, text: str) -> None:
+        try:
+            async with asyncio.timeout(MAX_LAG_S), self._sending:
+                await self._websocket.send_text(text)
+        except TimeoutError:
+            await self.close(TRY_AGAIN_LATER, "too slow; reconnect with since")
+            raise _Gone from None
+        except (WebSocketDisconnect, RuntimeError, OSError):
+            raise _Gone from None
+
+    async def receive(self) -> str | None:
+        """The next text, or None for a binary message."""
+        try:
+            message = await self._websocket.receive()
+        except RuntimeError:
+            raise _Gone from None
+        if message["type"] == "websocket.disconnect":
+            raise _Gone
+        return message.get("text")
+
+    async def close(self, code: int, reason: str) -> None:
+        if self._websocket.application_state is WebSocketState.CONNECTED:
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError, TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._websocket.close(code, reason[:120])
+
+
+def encode(message: Message) -> str:
+    return msgspec.json.encode(message_view(message)).decode()
+
+
+def _client_type(claimed: str | None) -> str:
+    if claimed is None:
+        return "frontend"
+    if claimed not in CLIENT_TYPES:
+        raise InvalidInput(
+            f"client_type must be {' or '.join(CLIENT_TYPES)}, not {claimed!a}", field="client_type"
+        )
+    return claimed
+
+
+def _since(claimed: str | None) -> int | None:
+    if claimed is None or claimed == "":
+        return None
+    if not (claimed.isascii() and claimed.isdigit() and len(claimed) < 20):
+        raise InvalidInput(f"since must be an event id, not {claimed!a}", field="since")
+    return int(claimed)
+
+
+def _error(error: RushesError, message_id: str | None) -> Mapping[str, Any]:
+    return {
+        "message_id": message_id,
+        "code": status_of(error).code,
+        "message": error.message,
+    }

@@ -1,0 +1,531 @@
+"""Where everything meets: the one container, the life of a server, and ``main``.
+
+The container only builds. What has to be opened, in which order, and closed
+again is ``Runtime``'s; what listens is ``serve``'s; who runs that in this process,
+or finds another that does, is ``Attachment``'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+import uvicorn
+from dependency_injector import containers, providers
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import WebSocketRoute
+
+from adapters.cli.commands import commands
+from adapters.cli.factories import Factories
+from adapters.dispatch.local import LocalDispatcher
+from adapters.persistence.database import Database
+from adapters.persistence.executions import SqlExecutions
+from adapters.persistence.footage import SqlCardFiles, SqlJobs, SqlLedger
+from adapters.persistence.lock import DatabaseLock
+from adapters.rest.api import Api
+from adapters.rest.guard import Guard
+from adapters.rest.problems import on_bug, on_http_error, on_refusal
+from adapters.rpc.server import RpcServer
+from adapters.settings import Settings
+from adapters.steps.cards import FsCards
+from adapters.steps.sd_ingest import sd_ingest
+from adapters.system import LoopThreads, SystemClock, Uuid7
+from adapters.websocket.hub import Hub
+from adapters.websocket.messages import MAX_FRAME_BYTES
+from application.advance import Advance
+from application.authoring import Pipeline
+from application.catalogue import Catalogue
+from application.feed import Feed
+from application.progress import ProgressBoard
+from application.recovery import Recovery
+from application.retry import Retry
+from application.status import Status
+from application.step_runner import StepRunner
+from application.trigger import Trigger
+from domain.errors import InvalidInput, RushesError, Unavailable
+
+log = logging.getLogger("rushes")
+
+DRAIN_S = 3
+"""How long requests that are under way may take when the server stops."""
+
+FIND_SERVER_S = 15.0
+"""How long a command waits for a server that is just starting to say where it listens."""
+
+
+def load_pipeline(name: str) -> Pipeline:
+    """``module:attribute``. Raises ``InvalidInput``, naming what is wrong with it."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except RushesError:
+        raise
+    except Exception as error:
+        raise InvalidInput(
+            f"pipeline {name!r} can't be loaded: {type(error).__name__}: {error}",
+            field="RUSHES_PIPELINES",
+        ) from error
+    if not isinstance(found, Pipeline):
+        raise InvalidInput(
+            f"pipeline {name!r} is {type(found).__name__}, not a Pipeline",
+            field="RUSHES_PIPELINES",
+        )
+    return found
+
+
+def prepare_library(library: Path) -> None:
+    """Make a library in the user's home. Elsewhere its disk may just not be mounted."""
+    if library.is_relative_to(Path.home()):
+        with contextlib.suppress(OSError):  # the first copy says what is wrong, and can be retried
+            library.mkdir(parents=True, exist_ok=True)
+
+
+def build_catalogue(settings: Settings, built_in: Pipeline) -> Catalogue:
+    catalogue = Catalogue(
+        [built_in, *(load_pipeline(name) for name in settings.pipelines)],
+        pools=settings.pools.keys(),
+    )
+    if not catalogue.get(settings.card_pipeline).card:
+        raise InvalidInput(
+            f"pipeline {settings.card_pipeline!r} doesn't work on cards",
+            field="RUSHES_CARD_PIPELINE",
+        )
+    return catalogue
+
+
+class Container(containers.DeclarativeContainer):
+    """Everything, and what it is made of. Tests override single providers with fakes."""
+
+    settings: providers.Dependency[Settings] = providers.Dependency(instance_of=Settings)
+
+    clock = providers.Singleton(SystemClock)
+    ids = providers.Singleton(Uuid7)
+    threads = providers.Singleton(LoopThreads)
+    cards = providers.Singleton(FsCards, settings.provided.card_roots)
+
+    database = providers.Singleton(Database, settings.provided.database_url)
+    executions = providers.Singleton(SqlExecutions, database)
+    jobs = providers.Singleton(SqlJobs, database, executions, clock, ids)
+    card_files = providers.Singleton(SqlCardFiles, database, executions)
+    ledger = providers.Singleton(SqlLedger, database, executions)
+
+    catalogue = providers.Singleton(
+        build_catalogue,
+        settings,
+        providers.Factory(
+            sd_ingest,
+            cards=cards,
+            card_files=card_files,
+            jobs=jobs,
+            ledger=ledger,
+            clock=clock,
+            library=settings.provided.library,
+        ),
+    )
+
+    feed = providers.Singleton(Feed, executions, clock)
+    progress = providers.Singleton(ProgressBoard, feed, clock, threads)
+    trigger = providers.Singleton(
+        Trigger,
+        catalogue=catalogue,
+        executions=executions,
+        cards=cards,
+        clock=clock,
+        ids=ids,
+        threads=threads,
+    )
+    advance = providers.Singleton(Advance, executions=executions, clock=clock, progress=progress)
+    retry = providers.Singleton(Retry, executions=executions, clock=clock)
+    status = providers.Singleton(Status, executions=executions, progress=progress)
+    recovery = providers.Singleton(Recovery, executions=executions, clock=clock)
+    runner = providers.Singleton(
+        StepRunner,
+        catalogue=catalogue,
+        advance=advance,
+        progress=progress,
+        clock=clock,
+        threads=threads,
+    )
+    dispatcher = providers.Singleton(LocalDispatcher, settings.provided.pools)
+
+    hub = providers.Singleton(
+        Hub,
+        feed=feed,
+        trigger=trigger,
+        clock=clock,
+        card_pipeline=settings.provided.card_pipeline,
+    )
+    api = providers.Singleton(
+        Api,
+        trigger=trigger,
+        status=status,
+        retry=retry,
+        feed=feed,
+        catalogue=catalogue,
+        jobs=jobs,
+        card_files=card_files,
+        threads=threads,
+    )
+    rpc = providers.Singleton(
+        RpcServer, trigger=trigger, status=status, retry=retry, advance=advance, feed=feed
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(container: Container, *, recover: bool = True) -> AsyncIterator[None]:
+    """The engine, opened in order and closed again, on the running loop; nothing listens yet.
+
+    ``recover``: go on with what the last process left unfinished.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        database = container.database()
+        await asyncio.to_thread(prepare_library, container.settings().library)
+        await asyncio.to_thread(database.open)
+        stack.callback(database.close)
+        threads = container.threads()
+        threads.open()
+        stack.callback(threads.close)
+        executions, feed = container.executions(), container.feed()
+        dispatcher, runner = container.dispatcher(), container.runner()
+        await executions.open(dispatcher, feed.publish)
+        stack.push_async_callback(executions.close)
+        await feed.open()
+        stack.callback(feed.close)
+        dispatcher.open(runner, executions, container.clock())
+        stack.push_async_callback(dispatcher.stop)
+        if recover:
+            taken_up = await container.recovery()()
+            if taken_up:
+                log.info("going on with %d unfinished executions", taken_up)
+        yield
+
+
+def web_app(container: Container) -> Guard:
+    """HTTP and WebSocket in one, behind the guard."""
+    settings = container.settings()
+    app = Starlette(
+        routes=[*container.api().routes(), WebSocketRoute("/ws", container.hub())],
+        exception_handlers={
+            RushesError: on_refusal,
+            HTTPException: on_http_error,
+            Exception: on_bug,
+        },
+        middleware=[
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["content-type", "idempotency-key", "last-event-id"],
+            )
+        ],
+    )
+    return Guard(app, hosts=[settings.host], origins=settings.origins)
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """http: a URL. grpc: host and port; empty where gRPC isn't served."""
+
+    http: str
+    grpc: str
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn without its signal handling, and with followers that end when it does."""
+
+    def __init__(self, config: uvicorn.Config, feed: Feed) -> None:
+        super().__init__(config)
+        self._feed = feed
+        self.accepting = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.accepting.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._feed.close()
+        await super().shutdown(sockets)
+
+
+@contextlib.asynccontextmanager
+async def _serving_http(container: Container, listener: socket.socket) -> AsyncIterator[None]:
+    server = _HttpServer(
+        uvicorn.Config(
+            web_app(container),
+            ws="websockets-sansio",
+            ws_max_size=MAX_FRAME_BYTES,
+            ws_per_message_deflate=False,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=DRAIN_S,
+        ),
+        container.feed(),
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    accepting = asyncio.create_task(server.accepting.wait())
+    try:
+        await asyncio.wait({serving, accepting}, return_when=asyncio.FIRST_COMPLETED)
+        yield
+    finally:
+        accepting.cancel()
+        server.should_exit = True
+        await serving
+
+
+@contextlib.asynccontextmanager
+async def _serving_grpc(container: Container) -> AsyncIterator[str]:
+    settings = container.settings()
+    port = await container.rpc().start(settings.host, settings.grpc_port)
+    try:
+        yield _address(settings.host, port)
+    finally:
+        await container.rpc().stop(DRAIN_S)
+
+
+async def serve(
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    ready: Callable[[Addresses], None],
+    recover: bool = True,
+    grpc: bool = True,
+) -> int:
+    """Serve until ``stop`` is set; how many handlers didn't end in time.
+
+    Raises ``Unavailable`` if the database is held by another server, or an address
+    can't be had; ``InvalidInput`` for settings that make no sense together.
+    """
+    container = Container(settings=settings)
+    database = container.database()
+    lock = DatabaseLock(database.path)
+    lock.acquire()
+    try:
+        with _listen(settings.host, settings.port) as listener:
+            container.catalogue()  # what is wrong with a pipeline is said before anything runs
+            async with contextlib.AsyncExitStack() as stack:
+                await stack.enter_async_context(running(container, recover=recover))
+                grpc_address = (
+                    await stack.enter_async_context(_serving_grpc(container)) if grpc else ""
+                )
+                await stack.enter_async_context(_serving_http(container, listener))
+                address = _address(settings.host, listener.getsockname()[1])
+                addresses = Addresses(f"http://{address}", grpc_address)
+                lock.announce(addresses.http, addresses.grpc)
+                ready(addresses)
+                await stop.wait()
+            return container.dispatcher().running
+    finally:
+        lock.release()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise Unavailable(
+            f"can't listen on {_address(host, port)}: {error.strerror} "
+            "(RUSHES_PORT chooses another port, 0 any free one)"
+        ) from None
+    return listener
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def serve_until_signalled(settings: Settings, ready: Callable[[Addresses], None]) -> None:
+    """``rushes serve``: until SIGINT or SIGTERM."""
+
+    async def run() -> int:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        return await serve(settings, stop=stop, ready=ready)
+
+    late = asyncio.run(run())
+    if late:
+        # Their threads can't be ended from here, and waiting for them could take for ever;
+        # whatever they still do is refused, and their steps are taken over at the next start.
+        log.warning("ending with %d handlers still at work", late)
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
+
+
+class Attachment:
+    """A server to talk to: the one that holds the database, or one of our own.
+
+    Our own runs in a thread, on a free port of the loopback, until the ``with`` ends.
+    ``recover``: whether our own goes on with what was left unfinished.
+    """
+
+    def __init__(self, settings: Settings, *, recover: bool) -> None:
+        self._settings = replace(settings, port=0)
+        self._recover = recover
+        self._own: _OwnServer | None = None
+        self.url = ""
+
+    def __enter__(self) -> Attachment:
+        self.find()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._own is not None:
+            self._own.stop()
+
+    @property
+    def is_own(self) -> bool:
+        return self._own is not None
+
+    def find(self) -> None:
+        """Find a server or start one; again, if the one that there was has gone."""
+        if self._own is not None:
+            return
+        lock = DatabaseLock(Database(self._settings.database_url).path)
+        deadline = time.monotonic() + FIND_SERVER_S
+        while True:
+            holder = lock.holder()
+            if holder is not None and holder.address:
+                self.url = holder.address
+                return
+            if holder is None:
+                own = _OwnServer(self._settings, recover=self._recover)
+                try:
+                    self.url = own.start()
+                except Unavailable:
+                    if lock.holder() is None:
+                        raise  # not that somebody else was quicker
+                else:
+                    self._own = own
+                    return
+            if time.monotonic() > deadline:
+                raise Unavailable(f"the process that holds {lock.path} doesn't say where it listens")
+            time.sleep(0.05)
+
+
+class _OwnServer:
+    """A server in a thread of this process."""
+
+    def __init__(self, settings: Settings, *, recover: bool) -> None:
+        self._settings = settings
+        self._recover = recover
+        self._started = threading.Event()
+        self._addresses: Addresses | None = None
+        self._error: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._run, name="rushes-server", daemon=True)
+
+    def start(self) -> str:
+        """Its URL. Raises what ``serve`` raises."""
+        self._thread.start()
+        self._started.wait()
+        if self._addresses is None:
+            assert self._error is not None
+            raise self._error
+        return self._addresses.http
+
+    def stop(self) -> None:
+        assert self._loop is not None
+        assert self._stop is not None
+        with contextlib.suppress(RuntimeError):  # it has ended by itself
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            self._error = error
+            if self._started.is_set():
+                log.exception("the server has ended")
+        finally:
+            self._started.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+
+        def ready(addresses: Addresses) -> None:
+            self._addresses = addresses
+            self._started.set()
+
+        await serve(
+            self._settings, stop=self._stop, ready=ready, recover=self._recover, grpc=False
+        )
+
+
+class _OneLine(logging.Formatter):
+    """Log lines that no name on a card can break, colour or forge."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return "".join(
+            c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode()
+            for c in text.encode("utf-8", "backslashreplace").decode()
+        )
+
+
+def _log_to_stderr(level: int) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    log.setLevel(level)
+
+
+def _load_settings(flags: Mapping[str, str | None], config: Path | None) -> Settings:
+    return Settings.load(flags, os.environ, config)
+
+
+def _serve(settings: Settings, say: Callable[[str], None]) -> None:
+    _log_to_stderr(logging.INFO)
+
+    def ready(addresses: Addresses) -> None:
+        say(f"HTTP and WebSocket on {addresses.http}")
+        say(f"gRPC on {addresses.grpc}")
+
+    serve_until_signalled(settings, ready)
+
+
+def main() -> None:
+    """The console script ``rushes``."""
+    _log_to_stderr(logging.WARNING)
+    commands(
+        Factories(
+            load_settings=_load_settings,
+            attach=lambda settings, recover: Attachment(settings, recover=recover),
+            serve=_serve,
+        )
+    )

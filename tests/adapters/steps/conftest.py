@@ -1,0 +1,153 @@
+"""A card, a library and the three steps between them, on a real disk."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.steps.cards import FsCards
+from adapters.steps.copy_files import CopyFiles
+from adapters.steps.create_job import CreateJob
+from adapters.steps.scan_sd import ScanSd
+from application.authoring import StepContext
+from application.ports import AttemptRef
+from tests.fakes.footage import MemoryCardFiles, MemoryJobs, MemoryLedger
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+MTIME_NS = 1_700_000_000_123_456_789
+
+
+class NoonClock:
+    def now(self) -> datetime:
+        return NOON
+
+    def monotonic(self) -> float:
+        return 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError("nothing sleeps in tests")
+
+
+class Rig:
+    """Runs the steps one after the other, as the engine would."""
+
+    def __init__(self, folder: Path) -> None:
+        self.mounts = folder / "mounts"
+        self.card = self.mounts / "A001"
+        self.card.mkdir(parents=True)
+        self.library = folder / "library"
+        self.live: set[AttemptRef] = set()
+        self.jobs = MemoryJobs(self.live.__contains__, now=NoonClock().now)
+        self.card_files = MemoryCardFiles(self.live.__contains__)
+        self.ledger = MemoryLedger(self.live.__contains__)
+        self.cards = FsCards([str(self.mounts)])
+        self.waits: list[float] = []
+        self.reports: list[tuple[float, dict[str, Any]]] = []
+        self.stopping: Callable[[], bool] = lambda: False
+        self.on_report: Callable[[float, dict[str, Any]], None] = lambda fraction, detail: None
+        self._attempts = 0
+
+    def put(
+        self, path: str | bytes, content: bytes = b"footage", mtime_ns: int = MTIME_NS
+    ) -> bytes:
+        """A file on the card."""
+        place = os.path.join(os.fsencode(self.card), os.fsencode(path))
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        with open(place, "wb") as file:
+            file.write(content)
+        os.utime(place, ns=(mtime_ns, mtime_ns))
+        return place
+
+    def context(self, step_name: str, execution_id: int, data: dict[str, Any]) -> StepContext:
+        self._attempts += 1
+        ref = AttemptRef(execution_id, step_name, self._attempts)
+        self.live.add(ref)
+
+        def report(fraction: float, detail: dict[str, Any]) -> None:
+            self.reports.append((fraction, detail))
+            self.on_report(fraction, detail)
+
+        return StepContext(
+            ref=ref,
+            execution_id=f"execution-{execution_id}",
+            pipeline_type="sd_ingest",
+            message_id=None,
+            step_name=step_name,
+            data=data,
+            report=report,
+            stopping=lambda: self.stopping(),
+        )
+
+    def scan(self, execution_id: int = 1, sd_path: object = None) -> dict[str, Any]:
+        data = {"sd_path": str(self.card) if sd_path is None else sd_path}
+        step = ScanSd(self.cards, self.card_files, wait=self.waits.append)
+        return data | step(self.context("scan_sd", execution_id, data))
+
+    def create_job(self, execution_id: int, data: dict[str, Any]) -> dict[str, Any]:
+        context = self.context("create_job", execution_id, data)
+        return data | CreateJob(self.jobs, NoonClock())(context)
+
+    def copy(self, execution_id: int, data: dict[str, Any]) -> dict[str, Any]:
+        step = CopyFiles(
+            self.cards,
+            self.card_files,
+            self.jobs,
+            self.ledger,
+            NoonClock(),
+            str(self.library),
+        )
+        return step(self.context("copy_files", execution_id, data))
+
+    def ready(self, execution_id: int = 1) -> dict[str, Any]:
+        """Scanned, with a job: what ``copy`` is given."""
+        return self.create_job(execution_id, self.scan(execution_id))
+
+    def ingest(self, execution_id: int = 1) -> dict[str, Any]:
+        return self.copy(execution_id, self.ready(execution_id))
+
+    @property
+    def job(self) -> Path:
+        """The first job's folder."""
+        return self.library / "2026-11-22_A001"
+
+    def arrived(self) -> dict[bytes, bytes]:
+        """Everything in the library, parts and all: path and content."""
+        return {
+            path: entry["content"]
+            for path, entry in snapshot(self.library).items()
+            if "content" in entry
+        }
+
+
+def snapshot(folder: Path) -> dict[bytes, dict[str, Any]]:
+    """All that can be known of what is below a folder, access times too."""
+    found: dict[bytes, dict[str, Any]] = {}
+    for where, folders, files in os.walk(os.fsencode(folder)):
+        for name in [b".", *folders, *files]:
+            place = os.path.normpath(os.path.join(where, name))
+            status = os.lstat(place)
+            entry: dict[str, Any] = {
+                "status": (
+                    *status[:7],
+                    status.st_atime_ns,
+                    status.st_mtime_ns,
+                    status.st_ctime_ns,
+                )
+            }
+            if stat.S_ISREG(status.st_mode):
+                fd = os.open(place, os.O_RDONLY | os.O_NOATIME)
+                with open(fd, "rb") as file:
+                    entry["content"] = file.read()
+            found[os.path.relpath(place, os.fsencode(folder))] = entry
+    return found
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)

@@ -1,0 +1,732 @@
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.steps import copy_files
+from adapters.steps.cards import FsCards, OpenCard
+from adapters.steps.copying import BUFFER_BYTES, SMALL_BYTES, Copier, Part
+from adapters.steps.faults import (
+    AnotherCard,
+    CardLost,
+    CardNotThere,
+    FilesMissing,
+    LibraryFault,
+    OffloadFault,
+)
+from adapters.steps.library import Folder
+from adapters.steps.sd_ingest import sd_ingest
+from application.authoring import Interrupted, StepContext
+from domain.errors import AttemptOver, InvalidPath
+from domain.footage import Card, JobStatus
+from tests.adapters.steps.conftest import MTIME_NS, NOON, NoonClock, Rig
+
+PART = ".0123abcd.part"
+
+
+@pytest.fixture
+def volume(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes the card one with an identity of its own; call it again to put in another."""
+    serial = "0001"
+
+    def identify(fd: int, path: str, *, disks: str, devices: str) -> Card:
+        return Card(f"volume:{serial}:512", "A001", volume=True)
+
+    def insert(other: str) -> None:
+        nonlocal serial
+        serial = other
+
+    monkeypatch.setattr("adapters.steps.cards.identify", identify)
+    return insert
+
+
+@pytest.fixture
+def small_library(rig: Rig) -> Iterator[Path]:
+    """A library on a file system of its own, with 4 MiB."""
+    rig.library.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "none", rig.library], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting takes privileges")
+    yield rig.library
+    subprocess.run(["umount", rig.library], check=True)
+
+
+def shoot(rig: Rig, count: int = 3) -> dict[bytes, bytes]:
+    """Clips with sidecars on the card: what has to arrive, by its path in the job's folder."""
+    wanted = {}
+    for number in range(1, count + 1):
+        for name in (f"GX01{number:04}.MP4", f"GX01{number:04}.THM"):
+            content = os.urandom(1_000 + number)
+            rig.put(f"DCIM/100GOPRO/{name}", content)
+            wanted[f"2026-11-22_A001/DCIM/100GOPRO/{name}".encode()] = content
+    return wanted
+
+
+def test_a_card_arrives_whole_and_verified(rig: Rig) -> None:
+    wanted = shoot(rig)
+    rig.put("DCIM/.DS_Store")
+    (rig.card / "link").symlink_to("DCIM")
+    output = rig.ingest()
+    assert rig.arrived() == wanted
+    assert output == {
+        "copied_files": 6,
+        "copied_bytes": sum(map(len, wanted.values())),
+        "known_files": 0,
+        "verified": 6,
+        "job_folder": str(rig.job),
+        "left_out": {"junk": 1, "link": 1},
+    }
+    json.dumps(output)
+    assert rig.jobs.get(1).status is JobStatus.COPIED
+    assert {copy.path for copy in rig.ledger.copies} == set(wanted)
+    for copy in rig.ledger.copies:
+        assert copy.destination == str(rig.library)
+        assert copy.file.card_identity == f"path:{rig.card}"
+        assert copy.file.mtime_ns == MTIME_NS
+        assert copy.verified_at == NOON
+
+
+def test_names_arrive_as_they_are_on_the_card(rig: Rig) -> None:
+    names = [b"caf\xe9.mp4", b"new\nline.mp4", b"\x1b[2Jclear.mp4", b"n" * 251 + b".mp4", b"\\"]
+    names.append("é".encode() * 125 + b".mp4")
+    for number, name in enumerate(names):
+        rig.put(b"DC\xffIM/" + name, b"%d" % number)
+    assert rig.ingest()["copied_files"] == 6
+    assert sorted(rig.arrived()) == sorted(b"2026-11-22_A001/DC\xffIM/" + name for name in names)
+    for _, detail in rig.reports:
+        assert detail.get("file", "").isprintable()
+
+
+def test_progress_never_falls_and_counts_verifying_as_half(rig: Rig) -> None:
+    rig.put("clip.mp4", b"x" * (BUFFER_BYTES * 2 + 5))
+    rig.put("empty.mp4", b"")
+    rig.put("clip.thm", b"y" * 10)
+    rig.ingest()
+    fractions = [fraction for fraction, _ in rig.reports]
+    assert fractions == sorted(fractions)
+    assert 0 < fractions[0] < 0.5
+    assert any(0.4 < fraction < 0.6 for fraction in fractions)
+    assert rig.reports[-1][0] == 1.0
+    last = rig.reports[-1][1]
+    assert last["files_done"] == last["files_total"] == 3
+    assert last["bytes_done"] == last["bytes_total"] == BUFFER_BYTES * 2 + 15
+    assert last["file"] == "clip.mp4"
+
+
+def test_the_same_card_again_brings_only_what_is_new(
+    rig: Rig, volume: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = shoot(rig, 2)
+    rig.ingest(1)
+    new = rig.put("DCIM/100GOPRO/GX010099.MP4", b"new footage")
+    opened: list[bytes] = []
+    real = OpenCard.open_file
+
+    def open_file(self: OpenCard, path: bytes) -> int:
+        opened.append(path)
+        return real(self, path)
+
+    monkeypatch.setattr(OpenCard, "open_file", open_file)
+    output = rig.ingest(2)
+    assert (output["copied_files"], output["known_files"]) == (1, 4)
+    assert opened == [b"DCIM/100GOPRO/GX010099.MP4"]
+    wanted[b"2026-11-22_A001-2/DCIM/100GOPRO/GX010099.MP4"] = b"new footage"
+    assert rig.arrived() == wanted
+    assert new.endswith(b"GX010099.MP4")
+
+
+def test_when_nothing_is_new_no_folder_is_made(rig: Rig) -> None:
+    shoot(rig)
+    rig.ingest(1)
+    before = rig.arrived()
+    output = rig.ingest(2)
+    assert (output["copied_files"], output["known_files"]) == (0, 6)
+    assert output["job_folder"] is None
+    assert rig.arrived() == before
+    assert os.listdir(rig.library) == ["2026-11-22_A001"]
+    assert rig.jobs.get(2).status is JobStatus.COPIED
+
+
+def test_an_empty_card_makes_not_even_a_library(rig: Rig) -> None:
+    rig.put(".DS_Store")
+    assert rig.ingest()["copied_files"] == 0
+    assert not rig.library.exists()
+
+
+def test_what_was_deleted_from_the_library_stays_known(
+    rig: Rig, volume: Callable[[str], None]
+) -> None:
+    shoot(rig, 1)
+    rig.ingest(1)
+    subprocess.run(["rm", "-r", rig.job], check=True)
+    assert rig.ingest(2)["known_files"] == 2
+    assert rig.arrived() == {}
+
+
+def test_on_a_card_without_identity_the_hash_decides(rig: Rig) -> None:
+    rig.put("DCIM/one.mp4", b"first day")
+    rig.put("DCIM/two.mp4", b"same here")
+    rig.ingest(1)
+    rig.put("DCIM/one.mp4", b"other day")  # same path, size and time
+    output = rig.ingest(2)
+    assert (output["copied_files"], output["known_files"]) == (1, 1)
+    assert rig.arrived()[b"2026-11-22_A001-2/DCIM/one.mp4"] == b"other day"
+
+
+def test_two_cards_with_the_same_names_both_arrive(rig: Rig, volume: Callable[[str], None]) -> None:
+    volume("AAAA")
+    rig.put("DCIM/IMG_0001.JPG", b"card one")
+    rig.ingest(1)
+    volume("BBBB")
+    rig.put("DCIM/IMG_0001.JPG", b"card two")
+    assert rig.ingest(2)["copied_files"] == 1
+    assert sorted(rig.arrived().values()) == [b"card one", b"card two"]
+
+
+@pytest.mark.parametrize(
+    ("shift_s", "content", "copied"),
+    [
+        (2, b"OTHER", 0),  # within what FAT rounds: believed without reading
+        (3_600, b"clip!", 0),  # a journey: read, and the same
+        (3_600, b"OTHER", 1),  # read, and another one
+        (60, b"clip!", 0),
+        (60, b"OTHER", 1),
+    ],
+)
+def test_another_time_makes_a_candidate_and_the_hash_decides(
+    rig: Rig, volume: Callable[[str], None], shift_s: int, content: bytes, copied: int
+) -> None:
+    rig.put("clip.mp4", b"clip!")
+    rig.ingest(1)
+    rig.put("clip.mp4", content, MTIME_NS + shift_s * 1_000_000_000)
+    output = rig.ingest(2)
+    assert (output["copied_files"], output["known_files"]) == (copied, 1 - copied)
+
+
+def test_another_card_at_the_same_path_is_refused_before_it_is_read(
+    rig: Rig, volume: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shoot(rig)
+    data = rig.ready()
+    volume("BBBB")
+
+    def read(self: OpenCard, path: bytes) -> int:
+        raise AssertionError("read before it was refused")
+
+    monkeypatch.setattr(OpenCard, "open_file", read)
+    with pytest.raises(AnotherCard, match=f"another card is at {rig.card}: .*volume:BBBB"):
+        rig.copy(1, data)
+    assert not rig.library.exists()
+
+
+def test_a_card_that_is_not_there_any_more_is_not_waited_for(rig: Rig) -> None:
+    shoot(rig)
+    data = rig.ready()
+    rig.card.rename(rig.mounts / "elsewhere")
+    with pytest.raises(CardNotThere, match="card not there"):
+        rig.copy(1, data)
+    rig.card.symlink_to("elsewhere")
+    with pytest.raises(InvalidPath, match="symbolic link"):
+        rig.copy(1, data)
+
+
+def test_a_card_lost_on_the_way_says_how_far_it_came_and_a_retry_goes_on(
+    rig: Rig, volume: Callable[[str], None]
+) -> None:
+    wanted = {}
+    for number in range(4):
+        content = bytes([number]) * SMALL_BYTES
+        rig.put(f"{number}.mp4", content)
+        wanted[f"2026-11-22_A001/{number}.mp4".encode()] = content
+    data = rig.ready()
+    pulled = rig.mounts / "pulled"
+
+    def pull(fraction: float, detail: dict[str, Any]) -> None:
+        if detail["files_done"] == 2 and rig.card.exists():
+            for number in range(4):
+                (rig.card / f"{number}.mp4").unlink()
+            rig.card.rename(pulled)
+
+    rig.on_report = pull
+    with pytest.raises(CardLost, match=r"card lost: .* 2 of 4 files are in the library.*retry"):
+        rig.copy(1, data)
+    assert len(rig.arrived()) == 2
+    assert rig.jobs.get(1).status is JobStatus.CREATED
+
+    rig.on_report = lambda fraction, detail: None
+    pulled.rename(rig.card)
+    for path, content in wanted.items():
+        rig.put(path.rpartition(b"/")[2], content)
+    rig.reports.clear()
+    output = rig.copy(1, data)
+    assert rig.reports[-1][1]["files_total"] == 2
+    assert (output["copied_files"], output["known_files"]) == (4, 0)
+    assert rig.arrived() == wanted
+
+
+def test_errors_in_a_row_are_a_lost_card(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        rig.put(f"{number}.mp4", bytes(SMALL_BYTES))
+
+    def fail(fd: int, buffers: Sequence[bytearray]) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "readv", fail)
+    with pytest.raises(CardLost, match=r"card lost: 3 files in a row.*0 of 5 files"):
+        rig.ingest()
+
+
+def test_an_unreadable_file_is_named_after_the_others_are_saved(
+    rig: Rig, volume: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = shoot(rig)
+    bad = rig.put(b"DCIM/100GOPRO/bad\x1bname.MP4")
+    real, broken = os.open, True
+
+    def refuse(path: Any, *arguments: Any, **options: Any) -> int:
+        if broken and path == b"bad\x1bname.MP4":
+            raise PermissionError(13, "no")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    data = rig.ready()
+    with pytest.raises(FilesMissing) as missing:
+        rig.copy(1, data)
+    assert str(missing.value) == (
+        "1 of 7 files could not be copied (6 are in the library): "
+        r"DCIM/100GOPRO/bad\x1bname.MP4: can't be read from the card: permission denied"
+    )
+    assert rig.arrived() == wanted
+    assert len(rig.ledger.copies) == 6
+    broken = False
+    assert rig.copy(1, data)["copied_files"] == 7
+    assert len(rig.arrived()) == 7
+    assert os.path.exists(bad)
+
+
+def test_a_long_list_of_unreadable_files_is_cut(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(100):
+        rig.put(f"{number:03}" + "x" * 200)
+    data = rig.ready()
+    for number in range(100):
+        (rig.card / (f"{number:03}" + "x" * 200)).unlink()
+    with pytest.raises(FilesMissing, match="and 80 more") as missing:
+        rig.copy(1, data)
+    assert len(str(missing.value)) < 10_000
+
+
+def test_a_file_swapped_for_a_fifo_or_link_after_the_scan_does_no_harm(rig: Rig) -> None:
+    for name in ("a.mp4", "b.mp4", "sub/c.mp4", "d.mp4"):
+        rig.put(name)
+    data = rig.ready()
+    for name in ("a.mp4", "b.mp4", "sub/c.mp4"):
+        (rig.card / name).unlink()
+    os.mkfifo(rig.card / "a.mp4")
+    (rig.card / "b.mp4").symlink_to("/etc/passwd")
+    (rig.card / "sub").rmdir()
+    (rig.card / "sub").symlink_to("/etc")
+    with pytest.raises(FilesMissing, match="3 of 4 files could not be copied"):
+        rig.copy(1, data)
+    assert list(rig.arrived()) == [b"2026-11-22_A001/d.mp4"]
+
+
+def test_what_is_there_already_is_never_overwritten(rig: Rig) -> None:
+    rig.put("DCIM/clip.mp4", b"footage")
+    rig.put("DCIM/size.mp4", b"footage")
+    rig.put("DCIM/folder.mp4", b"footage")
+    rig.put("DCIM/good.mp4", b"good")
+    (rig.job / "DCIM").mkdir(parents=True)
+    (rig.job / "DCIM/clip.mp4").write_bytes(b"FOOTAGE")
+    (rig.job / "DCIM/size.mp4").write_bytes(b"of another size")
+    (rig.job / "DCIM/folder.mp4").mkdir()
+    with pytest.raises(FilesMissing) as missing:
+        rig.ingest()
+    for name in ("clip", "size", "folder"):
+        assert (
+            f"DCIM/{name}.mp4: {rig.job}/DCIM/{name}.mp4 exists and is not the same; "
+            "it was left as it is"
+        ) in str(missing.value)
+    assert (rig.job / "DCIM/clip.mp4").read_bytes() == b"FOOTAGE"
+    assert (rig.job / "DCIM/size.mp4").read_bytes() == b"of another size"
+    assert (rig.job / "DCIM/good.mp4").read_bytes() == b"good"
+    assert [copy.path for copy in rig.ledger.copies] == [b"2026-11-22_A001/DCIM/good.mp4"]
+
+
+def test_a_file_in_a_folder_s_place_fails_only_what_goes_there(rig: Rig) -> None:
+    rig.put("DCIM/clip.mp4")
+    rig.put("clip.mp4")
+    rig.job.mkdir(parents=True)
+    (rig.job / "DCIM").write_bytes(b"a file")
+    with pytest.raises(FilesMissing, match=r"1 of 2 .*DCIM exists and is no folder"):
+        rig.ingest()
+    assert (rig.job / "DCIM").read_bytes() == b"a file"
+
+
+class Crash(BaseException):
+    """Ends the attempt on the spot, as kill -9 would."""
+
+
+def test_a_crash_between_publishing_and_the_ledger_is_made_good(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = shoot(rig)
+    data = rig.ready()
+
+    def die(*arguments: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as crashing:
+        crashing.setattr(rig.ledger, "record", die)
+        with pytest.raises(Crash):
+            rig.copy(1, data)
+    assert rig.arrived() == wanted
+    assert rig.ledger.copies == []
+    inodes = {path: os.stat(os.fsencode(rig.library) + b"/" + path).st_ino for path in wanted}
+    output = rig.copy(1, data)
+    assert output["copied_files"] == output["verified"] == 6
+    assert len(rig.ledger.copies) == 6
+    assert {
+        path: os.stat(os.fsencode(rig.library) + b"/" + path).st_ino for path in wanted
+    } == inodes
+
+
+def test_parts_that_a_crash_left_are_removed_and_nothing_else_is(rig: Rig) -> None:
+    rig.put("DCIM/clip.mp4", b"footage")
+    rig.put(f"DCIM/clip.mp4{PART}", b"a file of the card that looks like a part")
+    folder = rig.job / "DCIM"
+    folder.mkdir(parents=True)
+    (folder / "clip.mp4.deadbeef.part").write_bytes(b"half")
+    others = ["clip.mp4.part", "clip.mp4.DEADBEEF.part", "other.mp4.deadbeef.part", "clip.mp4.bad"]
+    for name in others:
+        (folder / name).write_bytes(b"not ours")
+    (folder / "clip.mp4.00000000.part").mkdir()
+    (folder / "clip.mp4.11111111.part").symlink_to("/etc/passwd")
+    assert rig.ingest()["copied_files"] == 2
+    left = [*others, "clip.mp4.00000000.part", "clip.mp4.11111111.part"]
+    assert sorted(os.listdir(folder)) == sorted(["clip.mp4", f"clip.mp4{PART}", *left])
+    rig.ledger = type(rig.ledger)(rig.live.__contains__)  # as if a crash had lost the rows
+    rig.copy(1, rig.ready())
+    assert (folder / f"clip.mp4{PART}").exists()
+
+
+def test_killed_at_any_call_nothing_half_is_named_and_the_next_attempt_completes(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt dies at each system call that changes the library, with nothing tidied up."""
+    wanted = shoot(rig, 2)
+    wanted[b"2026-11-22_A001/big.mp4"] = b"b" * SMALL_BYTES
+    rig.put("big.mp4", b"b" * SMALL_BYTES)
+    data = rig.ready()
+    died = 0
+    for die_at in range(1, 100):
+        calls = 0
+
+        def counted(real: Callable[..., Any], die_at: int = die_at) -> Callable[..., Any]:
+            def call(*arguments: Any, **options: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls >= die_at:
+                    raise Crash  # from here on nothing works any more
+                return real(*arguments, **options)
+
+            return call
+
+        with monkeypatch.context() as crashing:
+            crashing.setattr(os, "mkdir", counted(os.mkdir))
+            crashing.setattr(os, "write", counted(os.write))
+            crashing.setattr(os, "utime", counted(os.utime))
+            crashing.setattr(os, "unlink", counted(os.unlink))
+            for name in ("sync_folder", "sync_file", "sync_file_system", "preallocate"):
+                crashing.setattr(
+                    f"adapters.steps.kernel.{name}",
+                    counted(getattr(sys.modules["adapters.steps.kernel"], name)),
+                )
+            crashing.setattr(
+                "adapters.steps.kernel.rename_without_replacing",
+                counted(sys.modules["adapters.steps.kernel"].rename_without_replacing),
+            )
+            crashing.setattr(rig.ledger, "record", counted(rig.ledger.record))
+            try:
+                rig.copy(1, data)
+            except Crash:
+                died += 1
+        for path, content in (rig.arrived() if rig.library.exists() else {}).items():
+            assert path.endswith(b".part") or wanted[path] == content
+        rows = {copy.path for copy in rig.ledger.copies}
+        rig.copy(1, data)
+        assert rows <= set(wanted)
+        assert rig.arrived() == wanted
+        assert {copy.path for copy in rig.ledger.copies} == set(wanted)
+        if calls < die_at:
+            break
+        subprocess.run(["rm", "-r", rig.library], check=True)
+        rig.ledger = type(rig.ledger)(rig.live.__contains__)
+    assert died > 15
+
+
+def test_a_stop_leaves_nothing_half_and_the_next_attempt_goes_on(
+    rig: Rig, volume: Callable[[str], None]
+) -> None:
+    wanted = shoot(rig)
+    rig.put("big.mp4", b"b" * (BUFFER_BYTES * 3))
+    wanted[b"2026-11-22_A001/big.mp4"] = b"b" * (BUFFER_BYTES * 3)
+    data = rig.ready()
+    for stop_at in (1, 3, 8, 12, 15, 18):
+        looks = iter(range(1_000))
+        rig.stopping = lambda stop_at=stop_at, looks=looks: next(looks) >= stop_at  # type: ignore[misc]
+        with pytest.raises(Interrupted):
+            rig.copy(1, data)
+        for path, content in (rig.arrived() if rig.library.exists() else {}).items():
+            assert wanted[path] == content
+    rig.stopping = lambda: False
+    assert rig.copy(1, data)["copied_files"] == 7
+    assert rig.arrived() == wanted
+
+
+def test_an_attempt_that_is_over_records_nothing(rig: Rig) -> None:
+    shoot(rig)
+    data = rig.ready()
+    rig.on_report = lambda fraction, detail: rig.live.clear()
+    with pytest.raises(AttemptOver):
+        rig.copy(1, data)
+    assert rig.ledger.copies == []
+    assert rig.jobs.get(1).status is JobStatus.CREATED
+
+
+class TurnsAByte(Copier):
+    def _sync(self, folder: Folder, parts: Sequence[Part]) -> None:
+        super()._sync(folder, parts)
+        for part in parts:
+            place = Path(folder.text) / os.fsdecode(part.name)
+            place.write_bytes(b"?" + place.read_bytes()[1:])
+
+
+class TurnsOneByte(TurnsAByte):
+    turned = False
+
+    def _sync(self, folder: Folder, parts: Sequence[Part]) -> None:
+        if self.turned:
+            Copier._sync(self, folder, parts)
+        else:
+            self.turned = True
+            super()._sync(folder, parts)
+
+
+def test_a_library_that_turns_bytes_stops_the_copy_and_is_named(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.put("clip.mp4")
+    monkeypatch.setattr(copy_files, "Copier", TurnsAByte)
+    with pytest.raises(LibraryFault, match="the library's side is wrong"):
+        rig.ingest()
+    assert rig.ledger.copies == []
+    assert not (rig.job / "clip.mp4").exists()
+
+
+def test_a_bad_copy_that_was_made_good_is_told_of(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.put("clip.mp4")
+    monkeypatch.setattr(copy_files, "Copier", TurnsOneByte)
+    output = rig.ingest()
+    assert output["copied_files"] == 1
+    (bad,) = output["bad_copies"]
+    assert Path(bad).exists()
+    assert (rig.job / "clip.mp4").read_bytes() == b"footage"
+
+
+def test_too_little_room_is_found_before_anything_is_written(rig: Rig) -> None:
+    place = rig.put("huge.mp4", b"")
+    os.truncate(place, 1 << 43)
+    with pytest.raises(LibraryFault) as refused:
+        rig.ingest()
+    assert f"not enough room in the library {rig.library}: 1 files need 8796.1 GB" in str(
+        refused.value
+    )
+    assert "are there" in str(refused.value)
+    assert rig.arrived() == {}
+
+
+def test_what_a_crash_left_takes_no_room_from_the_retry(rig: Rig, small_library: Path) -> None:
+    rig.put("clip.mp4", b"x" * (5 << 19))
+    rig.job.mkdir()
+    (rig.job / f"clip.mp4{PART}").write_bytes(b"y" * (5 << 19))
+    assert rig.ingest()["copied_files"] == 1
+
+
+def test_a_library_that_fills_up_on_the_way_says_so_and_keeps_no_part(
+    rig: Rig, small_library: Path
+) -> None:
+    rig.put("1.mp4", b"1" * (1 << 20))
+    rig.put("2.mp4", b"2" * (1 << 20))
+
+    def fill(fraction: float, detail: dict[str, Any]) -> None:
+        if detail["files_done"] == 1:
+            with pytest.raises(OSError):
+                (small_library / "fill").write_bytes(bytes(4 << 20))
+
+    data = rig.ready()
+    rig.on_report = fill
+    with pytest.raises(LibraryFault, match=f"the library is full: .*{rig.job}"):
+        rig.copy(1, data)
+    (small_library / "fill").unlink()
+    assert list(rig.arrived()) == [b"2026-11-22_A001/1.mp4"]
+    rig.on_report = lambda fraction, detail: None
+    assert rig.copy(1, data)["copied_files"] == 2
+
+
+def test_a_library_on_a_read_only_file_system_is_refused(rig: Rig, small_library: Path) -> None:
+    rig.put("clip.mp4")
+    subprocess.run(["mount", "-o", "remount,ro", small_library], check=True)
+    with pytest.raises(LibraryFault, match="read-only"):
+        rig.ingest()
+
+
+def test_a_library_without_permission_is_refused(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.put("clip.mp4")
+    monkeypatch.setattr(os, "access", lambda *arguments, **options: False)
+    with pytest.raises(LibraryFault, match="may not be written to by this user"):
+        rig.ingest()
+
+
+def test_a_library_whose_disk_is_not_connected_is_not_made_up(rig: Rig) -> None:
+    rig.put("clip.mp4")
+    rig.library = rig.library / "RAID" / "library"
+    with pytest.raises(LibraryFault, match="is its disk connected"):
+        rig.ingest()
+    assert not rig.library.parent.exists()
+
+
+@pytest.mark.parametrize("below", ["library", ".", "DCIM"])
+def test_a_library_on_the_card_is_refused(rig: Rig, below: str) -> None:
+    rig.put("DCIM/clip.mp4")
+    before = sorted(os.listdir(rig.card))
+    rig.library = rig.card / below
+    with pytest.raises(LibraryFault, match="lies on the card"):
+        rig.ingest()
+    assert sorted(os.listdir(rig.card)) == before
+
+
+def test_an_inventory_that_is_not_the_job_s_is_not_worked_on(rig: Rig) -> None:
+    shoot(rig)
+    data = rig.ready()
+    rig.card_files.replace(next(iter(rig.live)), [])
+    with pytest.raises(OffloadFault, match="the inventory has 0 files to copy, but the scan"):
+        rig.copy(1, data)
+
+
+def test_many_small_files_go_in_batches_with_one_ledger_call_each(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(150):
+        rig.put(f"DCIM/{number:03}.thm", b"%d" % number)
+    sizes: list[int] = []
+    real = rig.ledger.record
+
+    def record(attempt: Any, job_id: int, copies: Any) -> None:
+        sizes.append(len(copies))
+        for copy in copies:
+            assert (rig.library / os.fsdecode(copy.path)).exists()
+        real(attempt, job_id, copies)
+
+    monkeypatch.setattr(rig.ledger, "record", record)
+    assert rig.ingest()["copied_files"] == 150
+    assert sizes == [64, 64, 22]
+
+
+def test_no_descriptor_is_left_open(rig: Rig) -> None:
+    shoot(rig)
+    (rig.card / "DCIM/100GOPRO/GX010001.MP4").chmod(0)
+    data = rig.ready()
+    before = len(os.listdir("/proc/self/fd"))
+    rig.copy(1, data)
+    rig.copy(1, data)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_pipeline_has_the_steps_by_name(rig: Rig) -> None:
+    pipeline = sd_ingest(
+        cards=rig.cards,
+        card_files=rig.card_files,
+        jobs=rig.jobs,
+        ledger=rig.ledger,
+        clock=NoonClock(),
+        library=str(rig.library),
+    )
+    assert pipeline.type == "sd_ingest"
+    assert pipeline.card
+    assert [
+        (spec.name, spec.depends_on, spec.weight, spec.pool) for spec in pipeline.definition.steps
+    ] == [
+        ("scan_sd", (), 1, "card"),
+        ("create_job", ("scan_sd",), 1, "default"),
+        ("copy_files", ("create_job",), 8, "copy"),
+    ]
+    shoot(rig)
+    data: dict[str, Any] = {"sd_path": str(rig.card)}
+    for spec in pipeline.definition.steps:
+        handler = pipeline.handler(spec.name)
+        assert handler is not None
+        output = handler(rig.context(spec.name, 1, data))
+        assert isinstance(output, dict)
+        data |= output
+    assert data["copied_files"] == 6
+
+
+def test_permissions_as_the_system_enforces_them(tmp_path: Path) -> None:
+    """Tests may run as root, which may do everything; a child without those privileges may not."""
+    script = f"""
+import os, sys
+from pathlib import Path
+import pytest
+from adapters.steps.faults import *
+from tests.adapters.steps.conftest import Rig
+for name in ("unreadable", "library"):
+    Path({str(tmp_path)!r}, name).mkdir()
+rig = Rig(Path({str(tmp_path)!r}, "unreadable"))
+rig.put("good.mp4"); rig.put("bad.mp4")
+os.chmod(rig.card / "bad.mp4", 0)
+with pytest.raises(FilesMissing, match=r"1 of 2.*bad.mp4: can't be read.*permission denied"):
+    rig.ingest()
+assert list(rig.arrived()) == [b"2026-11-22_A001/good.mp4"]
+rig.put("folder/clip.mp4"); os.chmod(rig.card / "folder", 0)
+with pytest.raises(CardFault, match="can't be read at folder: permission denied"):
+    rig.scan()
+rig = Rig(Path({str(tmp_path)!r}, "library"))
+rig.put("clip.mp4"); rig.library.mkdir(); rig.library.chmod(0o555)
+with pytest.raises(LibraryFault, match="may not be written to by this user"):
+    rig.ingest()
+print("enforced")
+"""
+    command = [sys.executable, "-c", script]
+    if os.geteuid() == 0:
+        dropped = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+        try:
+            subprocess.run([*dropped, "true"], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("no way to do without root's privileges here")
+        command = [*dropped, *command]
+    here = Path(inspect.getfile(FsCards)).parents[2]
+    environment = os.environ | {"PYTHONPATH": f"{here}:{here.parent}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout == "enforced\n", done.stderr
+
+
+def test_a_context_s_handler_output_is_small_whatever_the_card(rig: Rig) -> None:
+    for number in range(300):
+        rig.put(f"{number}.thm", b"%d" % number)
+    context: StepContext = rig.context("copy_files", 1, rig.ready())
+    step = copy_files.CopyFiles(
+        rig.cards, rig.card_files, rig.jobs, rig.ledger, NoonClock(), str(rig.library)
+    )
+    assert len(json.dumps(step(context))) < 1_000

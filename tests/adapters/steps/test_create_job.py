@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from adapters.steps.create_job import MAX_NAME_BYTES, CreateJob, job_name
+from domain.errors import AttemptOver
+from tests.adapters.steps.conftest import NOON, NoonClock, Rig
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("A001", "A001"),
+        ("EOS_DIGITAL", "EOS_DIGITAL"),
+        ("Café Zürich", "Café_Zürich"),
+        ("Cafe\u0301", "Café"),
+        ("हिन्दी", "हिन्दी"),
+        ("..", "card"),
+        ("", "card"),
+        ("   ", "card"),
+        (".hidden", "hidden"),
+        ("-rf", "rf"),
+        ("a/b\\c:d", "a_b_c_d"),
+        ("trailing. . ", "trailing"),
+        ("CON", "CON"),
+        ("tab\tnew\nline", "tab_new_line"),
+        ("😀", "card"),
+    ],
+)
+def test_a_label_becomes_one_safe_component(label: str, name: str) -> None:
+    assert job_name(NOON, label) == f"2026-11-22_{name}"
+
+
+def test_a_long_label_is_cut_between_characters() -> None:
+    for label in ("x" * 300, "é" * 300, "." + "語" * 300, "x" * 88 + "." + "y" * 50):
+        name = job_name(datetime(2026, 1, 2, 12, tzinfo=UTC), label)
+        assert MAX_NAME_BYTES - 3 < len(name.encode()) <= MAX_NAME_BYTES
+        assert not name.endswith(".")
+
+
+def test_the_job_carries_the_scan_s_card_and_counts(rig: Rig) -> None:
+    rig.put("clip.mp4", b"12345")
+    context = rig.context("create_job", 1, rig.scan())
+    output = CreateJob(rig.jobs, NoonClock())(context)
+    assert output == {"job_id": 1, "job_name": "2026-11-22_A001"}
+    assert context.job_id == 1
+    job = rig.jobs.get(1)
+    assert (job.file_count, job.total_bytes) == (1, 5)
+    assert job.card.identity == f"path:{rig.card}"
+    assert not job.card.volume
+
+
+def test_a_volume_s_identity_is_one_in_the_job_too(rig: Rig) -> None:
+    data = rig.scan() | {"card": {"identity": "volume:6134-3033:512", "label": "A001"}}
+    rig.create_job(1, data)
+    assert rig.jobs.get(1).card.volume
+
+
+def test_run_again_it_finds_the_same_job(rig: Rig) -> None:
+    data = rig.scan()
+    assert rig.create_job(1, data) == rig.create_job(1, data)
+    assert rig.create_job(2, data)["job_name"] == "2026-11-22_A001-2"
+
+
+def test_an_attempt_that_is_over_makes_no_job(rig: Rig) -> None:
+    context = rig.context("create_job", 1, rig.scan())
+    rig.live.clear()
+    with pytest.raises(AttemptOver):
+        CreateJob(rig.jobs, NoonClock())(context)

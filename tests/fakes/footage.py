@@ -1,0 +1,139 @@
+"""The ports about footage, in memory: what goes in and what comes out are copies."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from application.ports import AttemptRef
+from domain.errors import AttemptOver, JobNotFound
+from domain.footage import Card, CardFile, FileKind, ImportedFile, Job, JobStatus, VerifiedCopy
+
+Fence = Callable[[AttemptRef], bool]
+"""Whether the attempt runs."""
+
+
+def _refuse_unless_running(fence: Fence, attempt: AttemptRef) -> None:
+    if not fence(attempt):
+        raise AttemptOver(
+            f"attempt {attempt.attempt} of step {attempt.step_key!r} "
+            f"of execution {attempt.execution_id} doesn't run"
+        )
+
+
+class MemoryJobs:
+    def __init__(
+        self, fence: Fence, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._fence = fence
+        self._now = now
+        self._jobs: dict[int, Job] = {}
+        self._lock = threading.Lock()
+
+    def create(
+        self, attempt: AttemptRef, *, name: str, card: Card, file_count: int, total_bytes: int
+    ) -> Job:
+        with self._lock:
+            _refuse_unless_running(self._fence, attempt)
+            for job in self._jobs.values():
+                if job.execution_id == attempt.execution_id:
+                    return job
+            job = Job(
+                id=len(self._jobs) + 1,
+                uuid=str(uuid4()),
+                execution_id=attempt.execution_id,
+                name=self._free(name),
+                card=card,
+                status=JobStatus.CREATED,
+                file_count=file_count,
+                total_bytes=total_bytes,
+                created_at=self._now(),
+            )
+            self._jobs[job.id] = job
+            return job
+
+    def get(self, job_id: int) -> Job:
+        with self._lock:
+            return self._find(job_id)
+
+    def copied(self, attempt: AttemptRef, job_id: int) -> Job:
+        with self._lock:
+            _refuse_unless_running(self._fence, attempt)
+            job = self._find(job_id)
+            if job.status is not JobStatus.COPIED:
+                job = replace(job, status=JobStatus.COPIED, completed_at=self._now())
+                self._jobs[job_id] = job
+            return job
+
+    def _find(self, job_id: int) -> Job:
+        if job_id not in self._jobs:
+            raise JobNotFound(job_id)
+        return self._jobs[job_id]
+
+    def _free(self, name: str) -> str:
+        taken = {job.name for job in self._jobs.values()}
+        number, free = 1, name
+        while free in taken:
+            number += 1
+            free = f"{name}-{number}"
+        return free
+
+
+class MemoryCardFiles:
+    def __init__(self, fence: Fence) -> None:
+        self._fence = fence
+        self._files: dict[int, dict[bytes, CardFile]] = {}
+        self._lock = threading.Lock()
+
+    def replace(self, attempt: AttemptRef, files: Iterable[CardFile]) -> None:
+        with self._lock:
+            _refuse_unless_running(self._fence, attempt)
+            self._files[attempt.execution_id] = {file.path: file for file in files}
+
+    def of(
+        self, execution_id: int, *, after: bytes | None = None, limit: int | None = None
+    ) -> Sequence[CardFile]:
+        with self._lock:
+            files = self._files.get(execution_id, {})
+            paths = sorted(path for path in files if after is None or path > after)
+            return [files[path] for path in paths[:limit]]
+
+    def counts(self, execution_id: int) -> Mapping[FileKind, tuple[int, int]]:
+        counts: dict[FileKind, tuple[int, int]] = {}
+        for file in self.of(execution_id):
+            files, size_bytes = counts.get(file.kind, (0, 0))
+            counts[file.kind] = (files + 1, size_bytes + file.size_bytes)
+        return counts
+
+
+class MemoryLedger:
+    def __init__(self, fence: Fence) -> None:
+        self._fence = fence
+        self._copies: dict[tuple[ImportedFile, str, bytes], tuple[int, VerifiedCopy]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def copies(self) -> Sequence[VerifiedCopy]:
+        """Everything recorded, the oldest first."""
+        with self._lock:
+            return [copy for _, copy in self._copies.values()]
+
+    def known(self, files: Sequence[CardFile]) -> Mapping[bytes, Sequence[ImportedFile]]:
+        wanted = {(file.path, file.size_bytes) for file in files}
+        found: dict[bytes, list[ImportedFile]] = {}
+        for copy in self.copies:
+            row = copy.file
+            if (row.path, row.size_bytes) in wanted:
+                rows = found.setdefault(row.path, [])
+                if row not in rows:
+                    rows.append(row)
+        return found
+
+    def record(self, attempt: AttemptRef, job_id: int, copies: Sequence[VerifiedCopy]) -> None:
+        with self._lock:
+            _refuse_unless_running(self._fence, attempt)
+            for copy in copies:
+                self._copies.setdefault((copy.file, copy.destination, copy.path), (job_id, copy))

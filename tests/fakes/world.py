@@ -1,0 +1,197 @@
+"""The world for tests: time that is moved by hand, ids that count, threads that are none."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import os.path
+import threading
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+from application.ports import Started
+from application.step_runner import StepRunner
+from domain.errors import InvalidPath
+from domain.execution import Execution
+from domain.step import Step
+
+T = TypeVar("T")
+
+EPOCH = datetime(2026, 11, 22, 8, 29, tzinfo=UTC)
+
+
+async def until(condition: Callable[[], object], *, within_s: float = 10.0) -> None:
+    """Let the loop run until it is so; fails when it isn't within ``within_s`` real seconds."""
+    deadline = time.monotonic() + within_s
+    turns = 0
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within_s} s: {condition}"
+        turns += 1
+        # Other threads need the interpreter too, but most waits are over within the loop.
+        await asyncio.sleep(0 if turns < 200 else 0.001)
+
+
+async def settle(turns: int = 30) -> None:
+    """Let everything that can go on at once do so."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+class FakeClock:
+    """Time stands still until ``advance``; ``sleep`` ends when it has come."""
+
+    def __init__(self, start: datetime = EPOCH) -> None:
+        self._start = start
+        self._elapsed = 0.0
+        self._order = itertools.count()
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    def now(self) -> datetime:
+        return self._start + timedelta(seconds=self._elapsed)
+
+    def monotonic(self) -> float:
+        return self._elapsed
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        waking: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._elapsed + seconds, next(self._order), waking))
+        await waking
+
+    @property
+    def sleeping(self) -> int:
+        """How many wait for the time to go on."""
+        return sum(1 for _, _, waking in self._sleepers if not waking.done())
+
+    def tick(self, seconds: float) -> None:
+        """The time goes on, and nobody is let run meanwhile."""
+        self._elapsed += seconds
+
+    async def advance(self, seconds: float) -> None:
+        """The time goes on; who sleeps wakes in order, at their moment."""
+        target = self._elapsed + seconds
+        while self._sleepers and self._sleepers[0][0] <= target:
+            moment, _, waking = heapq.heappop(self._sleepers)
+            self._elapsed = max(self._elapsed, moment)
+            if not waking.done():
+                waking.set_result(None)
+            await settle()
+        self._elapsed = max(self._elapsed, target)
+        await settle()
+
+
+class SequentialIds:
+    """Uuids that count from 1."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+
+    def new(self) -> str:
+        return f"00000000-0000-7000-8000-{next(self._numbers):012x}"
+
+
+class InlineThreads:
+    """No threads: blocking calls run on the loop, after one turn of it."""
+
+    async def run(self, blocking: Callable[[], T]) -> T:
+        await asyncio.sleep(0)
+        return blocking()
+
+    def on_loop(self, callback: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_soon(callback)
+
+
+class AllCards:
+    """A card may be anywhere: the rules of ``Cards`` that need no disk and no roots."""
+
+    def locate(self, sd_path: object) -> str:
+        if not isinstance(sd_path, str) or not sd_path.startswith("/"):
+            raise InvalidPath(f"sd_path must be an absolute path, not {sd_path!r}", field="sd_path")
+        if "\0" in sd_path or ".." in sd_path.split("/"):
+            raise InvalidPath(f"sd_path {sd_path!r} is malformed", field="sd_path")
+        return os.path.normpath(sd_path)
+
+
+class ManualDispatcher:
+    """Slots that are given by hand, and a record of who was admitted, launched, withdrawn.
+
+    slots: how many steps may hold one at a time.
+    """
+
+    def __init__(self, slots: int = 1_000_000) -> None:
+        self.slots = slots
+        self.held: set[tuple[int, str]] = set()
+        self.asked: list[tuple[int, str]] = []
+        self.launched: list[Started] = []
+        self.withdrawn: list[tuple[int, str]] = []
+        self._lock = threading.Lock()
+
+    def admit(self, execution: Execution, ready: Sequence[Step]) -> Collection[str]:
+        assert execution.id is not None
+        admitted = []
+        with self._lock:
+            for step in ready:
+                self.asked.append((execution.id, step.key))
+                if len(self.held) < self.slots:
+                    self.held.add((execution.id, step.key))
+                    admitted.append(step.key)
+        return admitted
+
+    def launch(self, started: Sequence[Started]) -> None:
+        self.launched.extend(started)
+
+    def withdraw(self, execution_id: int, keys: Collection[str]) -> None:
+        with self._lock:
+            for key in keys:
+                self.withdrawn.append((execution_id, key))
+                self.held.discard((execution_id, key))
+
+    def free(self, execution_id: int, key: str) -> None:
+        """Its handler has ended."""
+        with self._lock:
+            self.held.remove((execution_id, key))
+
+    @property
+    def keys(self) -> list[str]:
+        """Of the steps that were launched, in order."""
+        return [each.ref.step_key for each in self.launched]
+
+
+class InlineDispatcher:
+    """Everything that is ready runs at once, on the loop."""
+
+    def __init__(self) -> None:
+        self._runner: StepRunner | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def open(self, runner: StepRunner) -> None:
+        self._runner = runner
+
+    def admit(self, execution: Execution, ready: Sequence[Step]) -> Collection[str]:
+        return [step.key for step in ready]
+
+    def launch(self, started: Sequence[Started]) -> None:
+        for each in started:
+            task = asyncio.get_running_loop().create_task(self._run(each))
+            self._tasks.add(task)
+
+    def withdraw(self, execution_id: int, keys: Collection[str]) -> None:
+        pass
+
+    async def idle(self) -> None:
+        """Wait until nothing runs. Raises what a run has raised."""
+        while self._tasks:
+            done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            self._tasks -= done
+            for task in done:
+                task.result()
+
+    async def _run(self, started: Started) -> None:
+        assert self._runner is not None
+        report: Callable[[], Awaitable[None]] = await self._runner.work(started)
+        await report()
