@@ -134,7 +134,7 @@ class Container(containers.DeclarativeContainer):
             jobs=jobs,
             ledger=ledger,
             clock=clock,
-            library=settings.provided.library,
+            library=providers.Factory(str, settings.provided.library),
         ),
     )
 
@@ -219,7 +219,7 @@ def web_app(container: Container) -> Guard:
     """HTTP and WebSocket in one, behind the guard."""
     settings = container.settings()
     app = Starlette(
-        routes=[*container.api().routes(), WebSocketRoute("/ws", container.hub())],
+        routes=[*container.api().routes(), WebSocketRoute("/ws", container.hub().connect)],
         exception_handlers={
             RushesError: on_refusal,
             HTTPException: on_http_error,
@@ -431,7 +431,9 @@ class Attachment:
                     self._own = own
                     return
             if time.monotonic() > deadline:
-                raise Unavailable(f"the process that holds {lock.path} doesn't say where it listens")
+                raise Unavailable(
+                    f"the process that holds {lock.path} doesn't say where it listens"
+                )
             time.sleep(0.05)
 
 
@@ -482,9 +484,7 @@ class _OwnServer:
             self._addresses = addresses
             self._started.set()
 
-        await serve(
-            self._settings, stop=self._stop, ready=ready, recover=self._recover, grpc=False
-        )
+        await serve(self._settings, stop=self._stop, ready=ready, recover=self._recover, grpc=False)
 
 
 class _OneLine(logging.Formatter):

@@ -222,7 +222,10 @@ class Jobs(Protocol):
         ...
 
     def copied(self, attempt: AttemptRef, job_id: int) -> Job:
-        """Everything that was to be copied is in the library. Raises ``AttemptOver``, ``JobNotFound``."""
+        """Everything that was to be copied is in the library.
+
+        Raises ``AttemptOver`` if the attempt doesn't run; ``JobNotFound``.
+        """
         ...
 
 

@@ -85,6 +85,6 @@ class ProgressBoard:
         data["step_name"] = started.step.name
         data["step_key"] = ref.step_key
         data["attempt"] = ref.attempt
-        data["progress"] = round(fraction, 4)
+        data["progress"] = round(100 * fraction, 1)
         data["detail"] = detail
         self._feed.tell(StepProgress(ref.execution_id, data, self._clock.now()))

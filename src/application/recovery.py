@@ -19,13 +19,10 @@ class Recovery:
         """Take over every step that was running and start what is ready; how many executions."""
         unfinished = await self._executions.unfinished()
         for start in range(0, len(unfinished), AT_ONCE):
-            now = self._clock.now()
-            await asyncio.gather(
-                *(
-                    self._executions.update(
-                        execution_id, lambda execution: execution.recover(at=now)
-                    )
-                    for execution_id in unfinished[start : start + AT_ONCE]
-                )
-            )
+            group = unfinished[start : start + AT_ONCE]
+            await asyncio.gather(*(self._recover(execution_id) for execution_id in group))
         return len(unfinished)
+
+    async def _recover(self, execution_id: int) -> None:
+        now = self._clock.now()
+        await self._executions.update(execution_id, lambda e: e.recover(at=now))

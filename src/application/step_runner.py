@@ -115,7 +115,8 @@ class StepRunner:
         tries = 0
         while True:
             try:
-                return await report()
+                await report()
+                return
             except AttemptOver as error:
                 log.info("a late report is dropped: %s", error)
                 return

@@ -99,11 +99,12 @@ class ExecutionView:
     def of(cls, execution: Execution, live: Live | None = None) -> ExecutionView:
         """``live`` lays the progress of running attempts over the committed state."""
         assert execution.id is not None, "only what is stored is shown"
+        stored_id = execution.id
         if live:
             execution = execution.copy()
             execution.note(live, at=execution.updated_at)
         return cls(
-            id=execution.id,
+            id=stored_id,
             uuid=execution.uuid,
             execution_id=execution.uuid,
             message_id=execution.message_id,

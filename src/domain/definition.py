@@ -154,7 +154,7 @@ def _check_steps(pipeline_type: str, steps: Sequence[StepSpec]) -> None:
             )
         if spec.name in by_name:
             raise InvalidDefinition(f"{where} has two steps named {spec.name!r}")
-        if not STEP_NAME.match(spec.pool):
+        if not isinstance(spec.pool, str) or not STEP_NAME.match(spec.pool):
             raise InvalidDefinition(
                 f"{where}: step {spec.name!r}: pool {spec.pool!r} must match {STEP_NAME.pattern}"
             )

@@ -25,8 +25,11 @@ class Fact:
     at: datetime
 
     def data(self) -> dict[str, Any]:
-        """What clients are told, beside the execution's id and the message's."""
-        return {name: getattr(self, name) for name in self.__match_args__ if name != "at"}
+        """What clients are told, beside the execution's id and the message's; JSON."""
+        told = {name: getattr(self, name) for name in self.__match_args__ if name != "at"}
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in told.items()
+        }
 
     @property
     def subject(self) -> str | None:

@@ -240,13 +240,15 @@ class Execution:
         trigger or another step said fails the step instead, naming both.
         Raises ``StepNotFound``; ``AttemptOver`` for an attempt that doesn't run.
         """
-        contradiction = self._contradiction(key, output)
-        if contradiction is not None:
-            self.fail(key, attempt, contradiction, at=at)
-            return
         step = self.step(key)
+        contradictions = self._contradictions(step, output)
+        if contradictions:
+            repeated = step.status is StepStatus.FAILED and step.error in contradictions
+            reason = step.error if repeated and step.error else contradictions[0]
+            self.fail(key, attempt, reason, at=at)
+            return
         if step.status is StepStatus.COMPLETED and step.attempt == attempt:
-            if step.output == output:
+            if _same(step.output, output):
                 return
             raise AttemptOver(f"step {key}, attempt {attempt} has completed with another output")
         self._believe(step, attempt)
@@ -374,24 +376,27 @@ class Execution:
                 f"(the step is {step.status}, at attempt {step.attempt})"
             )
 
-    def _contradiction(self, key: str, output: Mapping[str, Any]) -> str | None:
-        """Why this output can't be merged, naming both sides, or None."""
-        for name in output.keys() & self.data.keys():
-            if self.data[name] == output[name]:
+    def _contradictions(self, step: Step, output: Mapping[str, Any]) -> list[str]:
+        """Why this output can't be merged, naming both sides; empty if it can."""
+        found = []
+        # In order, so that the same report is refused with the same words.
+        for name in sorted(output.keys() & self.data.keys()):
+            if _same(self.data[name], output[name]):
                 continue
             owner = next(
                 (
                     f"step {other.key}"
                     for other in self.steps.values()
-                    if other.output is not None and name in other.output and other.key != key
+                    if other.output is not None and name in other.output and other.key != step.key
                 ),
                 "the trigger",
             )
-            own = self.step(key).output
-            if owner == "the trigger" and own is not None and name in own:
+            if owner == "the trigger" and step.output is not None and name in step.output:
                 continue
-            return f"its output says {name!r}, which belongs to {owner} and has another value there"
-        return None
+            found.append(
+                f"its output says {name!r}, which belongs to {owner} and has another value there"
+            )
+        return found
 
     def _skip_dependents(self, culprit: Step, at: datetime) -> None:
         """Transitively, and without recursion: a chain may be longer than the stack."""
@@ -417,7 +422,7 @@ class Execution:
 
     def _advance_progress(self, *, complete: bool = False) -> None:
         """``complete``: the last step has just ended, and the execution with it."""
-        if complete:
+        if complete or self.status is ExecutionStatus.COMPLETED:
             self.progress = 100
             return
         total = done = 0.0
@@ -429,3 +434,12 @@ class Execution:
             elif step.status is StepStatus.RUNNING:
                 done += weight * step.progress
         self.progress = max(self.progress, min(99, int(100 * done / total)))
+
+
+def _same(one: object, other: object) -> bool:
+    """Equal as JSON. To Python ``True`` is 1; to whoever reads the data it isn't."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and one == other

@@ -199,7 +199,7 @@ class ImportedFile:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedCopy:
-    """What a copy step has to tell the ledger about one file: it stands at ``destination``/``path``."""
+    """What a copy step tells the ledger of one file: it stands at ``destination``/``path``."""
 
     file: ImportedFile
     destination: str

@@ -127,7 +127,7 @@ class Step:
 
     def note(self, progress: float) -> Step:
         """Progress of the running attempt; it never goes back within one."""
-        if self.status is not StepStatus.RUNNING or progress <= self.progress:
+        if self.status is not StepStatus.RUNNING or not progress > self.progress:
             return self
         return replace(self, progress=min(progress, 1.0))
 

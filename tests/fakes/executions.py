@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 
-from application.ports import Change, Dispatcher, Query, Started, Triggered
+from application.ports import AttemptRef, Change, Dispatcher, Query, Started, Triggered
 from application.transition import Transition, fact_data, start_ready, transition
 from domain.errors import CardBusy, ExecutionNotFound, MessageConflict, Unavailable
 from domain.events import RecordedFact
 from domain.execution import Execution
-from domain.step import Step
+from domain.step import StepStatus
 
 Publish = Callable[[Sequence[RecordedFact]], None]
 
 
 class MemoryExecutions:
-    """``refuse_commits``: so many of the next commits fail."""
+    """refuse_commits: so many of the next commits fail. commits: so many did not."""
 
     def __init__(self) -> None:
         self.refuse_commits = 0
@@ -27,53 +27,46 @@ class MemoryExecutions:
         self._messages: dict[str, tuple[int, str]] = {}
         self._facts: list[RecordedFact] = []
         self._dispatcher: Dispatcher | None = None
-        self._publish: Publish | None = None
+        self._publish: Publish = lambda facts: None
 
     async def open(self, dispatcher: Dispatcher, publish: Publish) -> None:
         self._dispatcher, self._publish = dispatcher, publish
 
     async def close(self) -> None:
-        self._dispatcher = self._publish = None
+        self._dispatcher = None
 
     async def trigger(self, execution: Execution, contents_hash: str) -> Triggered:
-        await self._turn()
-        message_id, card_key = execution.message_id, execution.card_key
-        if message_id is not None and message_id in self._messages:
-            owner, digest = self._messages[message_id]
-            if digest != contents_hash:
-                raise MessageConflict(message_id)
-            return Triggered(own(self._executions[owner]), "message")
-        holder = None if card_key is None else self._card_holder(card_key)
-        if holder is not None:
-            if message_id is not None:
-                self._commit()
-                self._messages[message_id] = (holder, contents_hash)
-            return Triggered(own(self._executions[holder]), "card")
         draft = own(execution)
+        dispatcher = await self._turn()
+        if draft.message_id is not None and draft.message_id in self._messages:
+            owner, digest = self._messages[draft.message_id]
+            if digest != contents_hash:
+                raise MessageConflict(draft.message_id)
+            return Triggered(own(self._executions[owner]), "message")
+        holder = self._holder(draft.card_key)
+        if holder is not None and holder.id is not None:
+            if draft.message_id is not None:
+                self._commit()
+                self._messages[draft.message_id] = (holder.id, contents_hash)
+            return Triggered(own(holder), "card")
         draft.id = len(self._executions) + 1
-        moved = Transition(draft, start_ready(draft, self._open()))
-        self._adopt(moved)
-        if message_id is not None:
-            self._messages[message_id] = (draft.id, contents_hash)
-        self._let_out(moved, [*execution.recorded, *draft.recorded])
-        return Triggered(own(draft), None)
+        stored = self._store(Transition(draft, start_ready(draft, dispatcher)))
+        if draft.message_id is not None:
+            self._messages[draft.message_id] = (draft.id, contents_hash)
+        return Triggered(own(stored), None)
 
     async def update(self, execution_id: int, change: Change) -> Execution:
-        await self._turn()
-        before = self._find(execution_id)
-        moved = transition(own(before), change, self._open())
-        draft = own(moved.draft)
-        if draft.card_key is not None and draft.active and not before.active:
-            holder = self._card_holder(draft.card_key)
+        dispatcher = await self._turn()
+        before = own(self._find(execution_id))
+        moved = transition(before, change, dispatcher)
+        if moved.draft.active and not before.active:
+            holder = self._holder(moved.draft.card_key)
             if holder is not None:
-                self._withdraw(execution_id, moved.admitted)
-                raise CardBusy(draft.card_key, self._executions[holder].uuid)
-        if moved.draft.recorded or _state(draft) != _state(before):
-            moved = Transition(draft, moved.admitted)
-            facts = list(moved.draft.recorded) or list(moved.draft.recorded)
-            self._adopt(moved)
-            self._let_out(moved, facts)
-        return own(self._executions[execution_id])
+                self._withdraw(moved)
+                raise CardBusy(str(holder.card_key), holder.uuid)
+        if not moved.draft.differs_from(before):
+            return before
+        return own(self._store(moved))
 
     async def get(self, reference: str | int) -> Execution:
         await self._turn()
@@ -86,15 +79,15 @@ class MemoryExecutions:
 
     async def list(self, query: Query) -> Sequence[Execution]:
         await self._turn()
-        owner = None
+        owner = 0
         if query.message_id is not None:
-            owner, _ = self._messages.get(query.message_id, (0, ""))
+            owner, _ = self._messages.get(query.message_id, (-1, ""))
         found = [
             own(execution)
             for execution_id, execution in sorted(self._executions.items(), reverse=True)
             if (query.status is None or execution.status is query.status)
             and (query.pipeline_type is None or execution.definition.type == query.pipeline_type)
-            and (owner is None or execution_id == owner)
+            and owner in (0, execution_id)
             and (query.before is None or execution_id < query.before)
         ]
         return found[: query.limit]
@@ -116,20 +109,25 @@ class MemoryExecutions:
 
     async def fact_bounds(self) -> tuple[int, int]:
         await self._turn()
-        return (0, self._facts[-1].id) if self._facts else (0, 0)
+        return (0, len(self._facts))
 
-    def runs(self, execution_id: int, step_key: str, attempt: int) -> bool:
-        """Whether that attempt is the one that runs: the fence, for the ports about footage."""
-        execution = self._executions.get(execution_id)
-        step = None if execution is None else execution.steps.get(step_key)
-        return step is not None and step.status == "running" and step.attempt == attempt
+    def runs(self, attempt: AttemptRef) -> bool:
+        """The fence, for the ports about footage."""
+        execution = self._executions.get(attempt.execution_id)
+        step = None if execution is None else execution.steps.get(attempt.step_key)
+        return (
+            step is not None
+            and step.status is StepStatus.RUNNING
+            and step.attempt == attempt.attempt
+        )
 
     # -- inside ------------------------------------------------------------------
 
-    async def _turn(self) -> None:
+    async def _turn(self) -> Dispatcher:
+        """Others have their turn first, as they would while a real store works."""
         self._open()
         await asyncio.sleep(0)
-        self._open()
+        return self._open()
 
     def _open(self) -> Dispatcher:
         if self._dispatcher is None:
@@ -141,10 +139,10 @@ class MemoryExecutions:
             raise ExecutionNotFound(execution_id)
         return self._executions[execution_id]
 
-    def _card_holder(self, card_key: str) -> int | None:
-        for execution_id, execution in self._executions.items():
-            if execution.active and execution.card_key == card_key:
-                return execution_id
+    def _holder(self, card_key: str | None) -> Execution | None:
+        for execution in self._executions.values():
+            if card_key is not None and execution.card_key == card_key and execution.active:
+                return execution
         return None
 
     def _commit(self) -> None:
@@ -153,20 +151,48 @@ class MemoryExecutions:
             raise Unavailable("the commit failed")
         self.commits += 1
 
-    def _adopt(self, moved: Transition) -> None:
-        draft = moved.draft
-        assert draft.id is not None
+    def _withdraw(self, moved: Transition) -> None:
+        if moved.admitted:
+            assert moved.draft.id is not None
+            self._open().withdraw(moved.draft.id, [step.key for step in moved.admitted])
+
+    def _store(self, moved: Transition) -> Execution:
         try:
             self._commit()
         except Unavailable:
-            self._withdraw(draft.id, moved.admitted)
+            self._withdraw(moved)
             raise
-        draft.version += 1
-        self._executions[draft.id] = draft
+        stored = own(moved.draft)
+        assert stored.id is not None
+        stored.version += 1
+        facts = [
+            RecordedFact(
+                id=number,
+                execution_id=stored.id,
+                type=fact.type,
+                step_key=fact.subject,
+                data=fact_data(stored, fact),
+                occurred_at=fact.at,
+            )
+            for number, fact in enumerate(stored.recorded, start=len(self._facts) + 1)
+        ]
+        stored.recorded = []
+        self._executions[stored.id] = stored
+        self._facts.extend(facts)
+        if facts:
+            self._publish(deepcopy(facts))
+        if moved.admitted:
+            self._open().launch([Started(stored, step) for step in moved.admitted])
+        return stored
 
-    def _withdraw(self, execution_id: int, admitted: Sequence[Step]) -> None:
-        if admitted:
-            self._open().withdraw(execution_id, [step.key for step in admitted])
 
-    def _let_out(self, moved: Transition, recorded: Sequence[object]) -> None:
-        raise NotImplementedError
+def own(execution: Execution) -> Execution:
+    """A copy that shares nothing with it that could be changed."""
+    copied = execution.copy()
+    copied.recorded = list(execution.recorded)
+    copied.data = deepcopy(execution.data)
+    copied.steps = {
+        key: replace(step, output=deepcopy(step.output), params=deepcopy(step.params))
+        for key, step in execution.steps.items()
+    }
+    return copied

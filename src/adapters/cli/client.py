@@ -30,7 +30,7 @@ class Refused(click.ClickException):
     def __init__(self, status: int, code: str, detail: str) -> None:
         super().__init__(detail)
         self.code = code
-        self.exit_code = WRONG_USE if status < 500 else 1
+        self.status = status
 
 
 class Client:

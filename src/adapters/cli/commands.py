@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from adapters.cli.client import Client
+from adapters.cli.client import Client, Refused
 from adapters.cli.display import clock, describe, display
 from adapters.cli.factories import Attached, Factories
 from adapters.settings import Settings
@@ -32,6 +32,9 @@ def commands(factories: Factories) -> None:
     """Run the command that ``sys.argv`` names, and exit with its code."""
     try:
         exit_code = rushes.main(obj=factories, standalone_mode=False)
+    except Refused as error:
+        click.echo(f"Error: {error.message}", err=True)
+        sys.exit(WRONG_USE if error.status < 500 else FAILED)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -123,7 +126,9 @@ def ingest(
 @click.option("--grpc-port", help="For gRPC (RUSHES_GRPC_PORT); 0 picks a free one.")
 @click.option("--library", help="Where footage goes (RUSHES_LIBRARY).", metavar="DIR")
 @click.option(
-    "--card-roots", help="Folders below which cards are mounted (RUSHES_CARD_ROOTS).", metavar="DIRS"
+    "--card-roots",
+    help="Folders below which cards are mounted (RUSHES_CARD_ROOTS).",
+    metavar="DIRS",
 )
 @click.option("--card-pipeline", help="What a card starts (RUSHES_CARD_PIPELINE).", metavar="TYPE")
 @click.option(
@@ -134,7 +139,7 @@ def ingest(
     "--origins", help="Web pages that may use the server (RUSHES_ORIGINS).", metavar="URLS"
 )
 @click.pass_context
-def serve(context: click.Context, **flags: str | None) -> None:
+def serve(context: click.Context, /, **flags: str | None) -> None:
     """Serve detectors, frontends and services until stopped.
 
     Prints a line per address once it is ready, and goes on with whatever the last
@@ -149,9 +154,7 @@ def serve(context: click.Context, **flags: str | None) -> None:
 @click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON lines.")
 @click.pass_context
-def list_executions(
-    context: click.Context, status: str | None, limit: int, as_json: bool
-) -> None:
+def list_executions(context: click.Context, status: str | None, limit: int, as_json: bool) -> None:
     """List executions, newest first."""
     with _looking(context) as attached:
         found = Client(attached).get("/api/pipeline", status=status, limit=limit)["executions"]

@@ -14,8 +14,8 @@ from rich.text import Text
 
 Event = Mapping[str, Any]
 
-PLAIN_EVERY = 0.1
-"""Plain lines tell of a step's progress every tenth of the way."""
+PLAIN_EVERY = 10
+"""Plain lines tell of a step's progress at every so many percent."""
 
 
 class Display(Protocol):
@@ -68,7 +68,7 @@ class Lines(_Open):
         data = event["data"]
         if event["type"] == "pipeline:step_progress":
             key = (data["step_key"], data["attempt"])
-            if data["progress"] < self._told.get(key, 0.0) + PLAIN_EVERY:
+            if data["progress"] < self._told.get(key, 0) + PLAIN_EVERY:
                 return
             self._told[key] = data["progress"]
         line = describe(event)
@@ -119,7 +119,7 @@ class Bars:
             case "pipeline:step_progress":
                 self._progress.update(
                     self._bar(key),
-                    completed=100 * data["progress"],
+                    completed=data["progress"],
                     detail=Text(detail(data["detail"])),
                 )
             case "pipeline:step_completed":
@@ -171,7 +171,7 @@ def describe(event: Event) -> str:
             again = f" (attempt {data['attempt']})" if data["attempt"] > 1 else ""
             return f"{step} started{again}"
         case "pipeline:step_progress":
-            return f"{step} {int(100 * data['progress'])}%  {detail(data['detail'])}".rstrip()
+            return f"{step} {int(data['progress'])}%  {detail(data['detail'])}".rstrip()
         case "pipeline:step_completed":
             return f"{step} completed, {data['progress']}% of all"
         case "pipeline:step_failed":
@@ -222,8 +222,8 @@ def summary(execution: Mapping[str, Any]) -> list[str]:
     lines = []
     if "copied_files" in data:
         lines.append(
-            f"{data['copied_files']} files ({size(data.get('copied_bytes', 0))}) copied and verified"
-            + (f" to {data['job_folder']}" if data["copied_files"] else "")
+            f"{data['copied_files']} files ({size(data.get('copied_bytes', 0))}) "
+            "copied and verified" + (f" to {data['job_folder']}" if data["copied_files"] else "")
         )
         if data.get("known_files"):
             lines.append(f"{data['known_files']} files were in the library already")

@@ -18,6 +18,8 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from functools import partial
 
 from application.ports import Clock, Executions, Started
 from application.step_runner import StepRunner
@@ -161,9 +163,8 @@ class LocalDispatcher:
         execution_id, _ = step_id
         try:
             while not self._stopping:
-                now = self._clock.now()
                 try:
-                    await self._executions.update(execution_id, lambda e: e.touch(at=now))
+                    await self._executions.update(execution_id, partial(_touch, self._clock.now()))
                     return
                 except Unavailable as error:
                     # Nobody else would ask for this step again.
@@ -190,3 +191,7 @@ class LocalDispatcher:
         """The loop itself holds tasks only weakly."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _touch(now: datetime, execution: Execution) -> None:
+    execution.touch(at=now)

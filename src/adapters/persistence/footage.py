@@ -7,9 +7,9 @@ attempt must be the one that runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError
 
@@ -264,7 +264,7 @@ def _free_name(connection: Connection, name: str) -> str:
     return candidate
 
 
-def _job(row: Mapping[str, Any]) -> Job:
+def _job(row: RowMapping) -> Job:
     return Job(
         id=row["id"],
         uuid=row["uuid"],
@@ -279,7 +279,7 @@ def _job(row: Mapping[str, Any]) -> Job:
     )
 
 
-def _imported(row: Mapping[str, Any]) -> ImportedFile:
+def _imported(row: RowMapping) -> ImportedFile:
     return ImportedFile(
         card_identity=row["card_identity"],
         path=row["relative_path"],

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, RowMapping, select
 
 from adapters.persistence.tables import pipeline_execution, pipeline_step
 from application.json_values import json_copy
@@ -97,7 +97,7 @@ def load_execution(connection: Connection, reference: str | int) -> Execution | 
     return None if row is None else load_executions(connection, [row])[0]
 
 
-def _execution(row: Mapping[str, Any]) -> Execution:
+def _execution(row: RowMapping) -> Execution:
     return Execution(
         id=row["id"],
         uuid=row["uuid"],
@@ -118,7 +118,7 @@ def _execution(row: Mapping[str, Any]) -> Execution:
     )
 
 
-def _step(definition: PipelineDefinition, row: Mapping[str, Any]) -> Step:
+def _step(definition: PipelineDefinition, row: RowMapping) -> Step:
     spec = definition.spec(row["step_name"])
     if spec is None:
         # The row says enough to go on with, whatever became of the definition.

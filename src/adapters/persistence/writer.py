@@ -183,7 +183,10 @@ class Batch:
 
     def flush(self) -> None:
         """Write what has changed, one statement a table."""
-        new, changed, new_steps, changed_steps = [], [], [], []
+        new: list[dict[str, Any]] = []
+        changed: list[dict[str, Any]] = []
+        new_steps: list[dict[str, Any]] = []
+        changed_steps: list[dict[str, Any]] = []
         for execution_id, draft in self.drafts.items():
             base = self._known(execution_id)
             draft.version = (base.version if base else 0) + 1

@@ -161,9 +161,7 @@ class Api:
         else:
             since = await self._feed.oldest()
         if not streaming:
-            limit = _number(
-                request.query_params.get("limit"), "limit", MAX_EVENTS, 1, MAX_EVENTS
-            )
+            limit = _number(request.query_params.get("limit"), "limit", MAX_EVENTS, 1, MAX_EVENTS)
             facts = await self._feed.page(since, limit, execution_id)
             return _json({"events": [message_view(fact) for fact in facts]})
         await self._feed.check(since)
@@ -277,9 +275,7 @@ def _file_view(each: CardFile) -> dict[str, Any]:
     }
 
 
-def _json(
-    body: object, *, status: int = 200, headers: dict[str, str] | None = None
-) -> Response:
+def _json(body: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(
         msgspec.json.encode(body),
         status_code=status,
@@ -322,9 +318,9 @@ def _job_id(request: Request) -> int:
 def _number(claimed: str | None, field: str, default: int, least: int, most: int) -> int:
     if claimed is None:
         return default
-    if claimed.isascii() and claimed.isdigit() and len(claimed) < 20:
-        if least <= int(claimed) <= most:
-            return int(claimed)
+    whole = claimed.isascii() and claimed.isdigit() and len(claimed) < 20
+    if whole and least <= int(claimed) <= most:
+        return int(claimed)
     raise InvalidInput(
         f"{field} must be a whole number from {least} to {most}, not {claimed!a}", field=field
     )

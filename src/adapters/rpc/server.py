@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from adapters.rpc.guard import Guard
+from adapters.rpc.health import Health
 from adapters.rpc.pb import pipeline_pb2 as pb
 from adapters.rpc.pb import pipeline_pb2_grpc as pb_grpc
 from adapters.rpc.service import PipelineService
@@ -18,8 +17,6 @@ from application.retry import Retry
 from application.status import Status
 from application.trigger import Trigger
 from domain.errors import Unavailable
-
-aio_health: Any = getattr(health, "aio")  # noqa: B009 - the stubs don't know it
 
 SERVICE = pb.DESCRIPTOR.services_by_name["PipelineService"].full_name
 
@@ -57,7 +54,7 @@ class RpcServer:
             trigger=trigger, status=status, retry=retry, advance=advance, feed=feed
         )
         self._guard = Guard()
-        self._health = aio_health.HealthServicer()
+        self._health = Health((SERVICE,))
         self._server: aio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -73,7 +70,6 @@ class RpcServer:
         pb_grpc.add_PipelineServiceServicer_to_server(  # type: ignore[no-untyped-call]
             self._service, server
         )
-        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
             (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
@@ -95,6 +91,6 @@ class RpcServer:
         if self._server is None:
             return
         server, self._server = self._server, None
-        await self._health.enter_graceful_shutdown()
+        self._health.stop()
         self._guard.end_streams()
         await server.stop(grace_s)

@@ -46,7 +46,7 @@ class Hub:
         self._clock = clock
         self._card_pipeline = card_pipeline
 
-    async def __call__(self, websocket: WebSocket) -> None:
+    async def connect(self, websocket: WebSocket) -> None:
         await websocket.accept()
         connection = _Connection(websocket, self._clock)
         try:
@@ -60,17 +60,15 @@ class Hub:
         sending = asyncio.create_task(self._send(connection, since))
         receiving = asyncio.create_task(self._receive(connection, client_type))
         try:
-            done, _ = await asyncio.wait(
-                {sending, receiving}, return_when=asyncio.FIRST_COMPLETED
-            )
+            done, _ = await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (sending, receiving):
                 task.cancel()
             await asyncio.gather(sending, receiving, return_exceptions=True)
         for task in done:
-            error = task.exception()
-            if error is not None and not isinstance(error, _Gone):
-                log.error("a WebSocket connection broke", exc_info=error)
+            broken = task.exception()
+            if broken is not None and not isinstance(broken, _Gone):
+                log.error("a WebSocket connection broke", exc_info=broken)
 
     # -- out ---------------------------------------------------------------------
 
@@ -88,10 +86,10 @@ class Hub:
             start = last
         async with contextlib.aclosing(self._feed.follow(start)) as entries:
             async for entry in entries:
-                if entry.published_at is not None:
-                    if self._clock.monotonic() - entry.published_at > MAX_LAG_S:
-                        await connection.close(TRY_AGAIN_LATER, "too slow; reconnect with since")
-                        return
+                since_published = entry.published_at or self._clock.monotonic()
+                if self._clock.monotonic() - since_published > MAX_LAG_S:
+                    await connection.close(TRY_AGAIN_LATER, "too slow; reconnect with since")
+                    return
                 await connection.send_text(entry.encoded(encode))
         await connection.close(GOING_AWAY, "the server is stopping")
 
@@ -120,13 +118,10 @@ class Hub:
                 "message": "internal error",
             }
 
-    async def _handle(
-        self, message: Incoming, client_type: str
-    ) -> tuple[str, Mapping[str, Any]]:
+    async def _handle(self, message: Incoming, client_type: str) -> tuple[str, Mapping[str, Any]]:
         if message.type != "detector:sd_inserted":
             raise InvalidInput(
-                f"there is no message of type {message.type!r}; "
-                "detectors say detector:sd_inserted",
+                f"there is no message of type {message.type!r}; detectors say detector:sd_inserted",
                 field="type",
             )
         if client_type != "detector":

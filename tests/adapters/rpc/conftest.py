@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import pytest_asyncio
 from grpc import aio
 
@@ -31,6 +30,10 @@ from domain.errors import InvalidPath
 
 PATIENCE_S = 10.0
 """No test waits this long unless something is wrong."""
+
+
+def stub_of(channel: aio.Channel) -> Any:
+    return PipelineServiceStub(channel)  # type: ignore[no-untyped-call]
 
 
 class WatchedFeed(Feed):
@@ -78,7 +81,7 @@ class House:
     ``broken``: whether the steps publish and copy fail. ``gate``: what the step slow waits for.
     """
 
-    channel: aio.Channel
+    channel: Any
     stub: Any
     address: str
 
@@ -114,7 +117,7 @@ class House:
         self.server = self.another_server()
 
     def another_server(self, **instead: Any) -> RpcServer:
-        use_cases = {
+        use_cases: dict[str, Any] = {
             "trigger": self.trigger,
             "status": self.status,
             "retry": self.retry,
@@ -157,22 +160,28 @@ class House:
     async def open(self) -> None:
         self.database.open()
         self.threads.open()
+        self._store_is_open = True
         await self.executions.open(self.dispatcher, self.feed.publish)
         self.dispatcher.open(self.runner, self.executions, self.clock)
         await self.feed.open()
         self.address = f"127.0.0.1:{await self.server.start('127.0.0.1', 0)}"
         self.channel = aio.insecure_channel(self.address)
-        self.stub = PipelineServiceStub(self.channel)  # type: ignore[no-untyped-call]
+        self.stub = stub_of(self.channel)
 
     async def close(self) -> None:
         self.gate.set()
-        await self.channel.close()
+        await self.channel.close(None)
         await self.server.stop(PATIENCE_S)
         self.feed.close()
-        await self.dispatcher.stop()
-        await self.executions.close()
+        await self.close_store()
         self.threads.close()
         self.database.close()
+
+    async def close_store(self) -> None:
+        if self._store_is_open:
+            self._store_is_open = False
+            await self.dispatcher.stop()
+            await self.executions.close()
 
     # -- what tests say often ------------------------------------------------------
 
@@ -220,8 +229,3 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     await house.open()
     yield house
     await house.close()
-
-
-@pytest.fixture
-def patience() -> float:
-    return PATIENCE_S

@@ -11,9 +11,8 @@ from google.protobuf.json_format import MessageToDict
 
 from adapters.rpc import service
 from adapters.rpc.pb import pipeline_pb2 as pb
-from application.status import Status
 from application.views import ExecutionView
-from tests.adapters.rpc.conftest import PATIENCE_S, House
+from tests.adapters.rpc.conftest import PATIENCE_S, House, stub_of
 
 
 async def refusal(call: Any) -> tuple[grpc.StatusCode, str, str]:
@@ -21,7 +20,8 @@ async def refusal(call: Any) -> tuple[grpc.StatusCode, str, str]:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     error = caught.value
-    return error.code(), str(error.trailing_metadata()["rushes-code"]), error.details() or ""
+    code = dict(error.trailing_metadata())["rushes-code"]
+    return error.code(), str(code), error.details() or ""
 
 
 async def read(call: Any) -> Any:
@@ -246,12 +246,9 @@ async def test_now_is_when_the_call_arrives_however_long_the_execution_is_looked
     server = house.another_server(status=SlowStatus())
     port = await server.start("127.0.0.1", 0)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        watch = channel.unary_stream(
-            "/rushes.v1.PipelineService/WatchExecution",
-            request_serializer=pb.WatchExecutionRequest.SerializeToString,
-            response_deserializer=pb.WatchExecutionResponse.FromString,
+        call = stub_of(channel).WatchExecution(
+            pb.WatchExecutionRequest(execution_id=started.execution_id)
         )
-        call = watch(pb.WatchExecutionRequest(execution_id=started.execution_id))
         await call.initial_metadata()
         await house.report_rendered(started)
         await house.until(started, "pipeline:completed")
@@ -265,9 +262,7 @@ async def test_who_resumes_with_since_gets_every_event_once_and_in_order(house: 
     seen: list[int] = []
 
     async def watch_some(number: int) -> None:
-        call = house.stub.WatchExecution(
-            pb.WatchExecutionRequest(since=seen[-1] if seen else 0)
-        )
+        call = house.stub.WatchExecution(pb.WatchExecutionRequest(since=seen[-1] if seen else 0))
         for _ in range(number):
             seen.append((await read(call)).id)
         call.cancel()
@@ -324,11 +319,8 @@ async def test_the_follower_of_a_watcher_who_goes_away_ends(house: House) -> Non
 
 async def test_the_followers_of_a_lost_connection_end(house: House) -> None:
     async with grpc.aio.insecure_channel(house.address) as channel:
-        watch = channel.unary_stream(
-            "/rushes.v1.PipelineService/WatchExecution",
-            request_serializer=pb.WatchExecutionRequest.SerializeToString,
-        )
-        calls = [watch(pb.WatchExecutionRequest()) for _ in range(3)]
+        stub = stub_of(channel)
+        calls = [stub.WatchExecution(pb.WatchExecutionRequest()) for _ in range(3)]
         await house.feed.until_followed_by(3)
     assert all(call.done() for call in calls)
     await house.feed.until_followed_by(0)
@@ -355,9 +347,7 @@ async def test_what_is_not_there_is_not_found(house: House) -> None:
     for call in (
         stub.RetryExecution(pb.RetryExecutionRequest(execution_id=nowhere)),
         read(stub.WatchExecution(pb.WatchExecutionRequest(execution_id=nowhere))),
-        stub.AdvanceStep(
-            pb.AdvanceStepRequest(execution_id=nowhere, completed=pb.StepCompleted())
-        ),
+        stub.AdvanceStep(pb.AdvanceStepRequest(execution_id=nowhere, completed=pb.StepCompleted())),
     ):
         status, code, details = await refusal(call)
         assert (status, code) == (grpc.StatusCode.NOT_FOUND, "execution_not_found")
@@ -466,8 +456,7 @@ async def test_a_place_outside_the_log_is_out_of_range(house: House, since: int)
 
 
 async def test_a_store_that_is_closed_is_unavailable(house: House) -> None:
-    await house.dispatcher.stop()
-    await house.executions.close()
+    await house.close_store()
     assert (await refusal(house.start("film")))[:2] == (
         grpc.StatusCode.UNAVAILABLE,
         "unavailable",
@@ -481,7 +470,3 @@ async def test_a_feed_that_closes_ends_its_watchers_as_unavailable(house: House)
     await house.feed.until_followed_by(1)
     house.feed.close()
     assert (await refusal(read(call)))[:2] == (grpc.StatusCode.UNAVAILABLE, "unavailable")
-
-
-async def test_a_status_is_a_use_case_that_the_service_only_asks(house: House) -> None:
-    assert isinstance(house.status, Status)

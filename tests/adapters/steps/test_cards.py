@@ -196,7 +196,9 @@ def test_links_on_the_card_are_not_followed(cards: FsCards, mounts: Path) -> Non
     (root / "file").symlink_to("DCIM/clip")
     with cards.open(str(root)) as card:
         os.close(card.open_file(b"DCIM/clip"))
-        for path in (b"folder/clip", b"file"):
+        (root / "DCIM" / "deeper").mkdir()
+        (root / "DCIM" / "deeper" / "clip").touch()
+        for path in (b"folder/clip", b"folder/deeper/clip", b"file"):
             with pytest.raises(FileFault):
                 card.open_file(path)
 

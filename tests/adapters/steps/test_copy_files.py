@@ -414,9 +414,10 @@ def test_parts_that_a_crash_left_are_removed_and_nothing_else_is(rig: Rig) -> No
     assert rig.ingest()["copied_files"] == 2
     left = [*others, "clip.mp4.00000000.part", "clip.mp4.11111111.part"]
     assert sorted(os.listdir(folder)) == sorted(["clip.mp4", f"clip.mp4{PART}", *left])
+    inode = (folder / f"clip.mp4{PART}").stat().st_ino
     rig.ledger = type(rig.ledger)(rig.live.__contains__)  # as if a crash had lost the rows
-    rig.copy(1, rig.ready())
-    assert (folder / f"clip.mp4{PART}").exists()
+    assert rig.copy(1, rig.ready())["copied_files"] == 2
+    assert (folder / f"clip.mp4{PART}").stat().st_ino == inode
 
 
 def test_killed_at_any_call_nothing_half_is_named_and_the_next_attempt_completes(
@@ -623,6 +624,16 @@ def test_an_inventory_that_is_not_the_job_s_is_not_worked_on(rig: Rig) -> None:
     rig.card_files.replace(next(iter(rig.live)), [])
     with pytest.raises(OffloadFault, match="the inventory has 0 files to copy, but the scan"):
         rig.copy(1, data)
+
+
+def test_an_inventory_of_many_pages_is_worked_off_whole(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copy_files, "PAGE_FILES", 2)
+    wanted = shoot(rig)
+    rig.put("odd.one")
+    assert rig.ingest()["copied_files"] == len(wanted) + 1
+    assert rig.ingest(2)["known_files"] == len(wanted) + 1
 
 
 def test_many_small_files_go_in_batches_with_one_ledger_call_each(

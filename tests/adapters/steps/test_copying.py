@@ -249,6 +249,33 @@ def test_an_error_in_the_reading_thread_is_the_card_s(
     assert names(rig) == []
 
 
+def test_a_reading_that_ends_early_is_no_copy(
+    rig: Rig, card: OpenCard, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "readv", lambda fd, buffers: 0)
+    (fault,) = copier(card).copy(folder, [on_card(rig)]).faults
+    assert "0 bytes came of 7" in str(fault)
+    assert names(rig) == []
+
+
+def test_a_new_folder_is_durable_before_it_is_used(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    mkdir = os.mkdir
+
+    def make(name: bytes, *, dir_fd: int) -> None:
+        steps.append(f"make {name.decode()}")
+        mkdir(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", make)
+    monkeypatch.setattr(
+        kernel, "sync_folder", lambda fd: steps.append(os.readlink(f"/proc/self/fd/{fd}")[-7:])
+    )
+    with folder.make(b"job/DCIM"):
+        assert steps == ["make job", "library", "make DCIM", "ary/job"]
+
+
 def test_an_error_while_reading_back_is_the_library_s(
     rig: Rig, card: OpenCard, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,3 +382,40 @@ def test_times_match_within_two_seconds_or_by_whole_quarter_hours() -> None:
         assert zone_apart(0, shift * second)
     for shift in (3, 897, 903, 86_400 + 900, 450):
         assert not zone_apart(0, shift * second)
+
+
+def test_the_order_is_sync_forget_read_back_publish_sync_the_folder(
+    rig: Rig, card: OpenCard, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+
+    def noted(step: str, owner: object, name: str) -> None:
+        real = getattr(owner, name)
+
+        def call(*arguments: object, **options: object) -> object:
+            steps.append(step)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    noted("write", os, "write")
+    noted("time", os, "utime")
+    noted("sync", kernel, "sync_file")
+    noted("forget", kernel, "forget_cached")
+    noted("open anew", Folder, "open_file")
+    noted("publish", kernel, "rename_without_replacing")
+    noted("sync folder", kernel, "sync_folder")
+    file = on_card(rig)
+    steps.clear()
+    copier(card).copy(folder, [file])
+    assert steps == [
+        "write",
+        "time",
+        "sync",
+        "forget",
+        "open anew",
+        "forget",
+        "forget",
+        "publish",
+        "sync folder",
+    ]

@@ -1,0 +1,1 @@
+"""The main job, shown on a card made on the spot."""

@@ -1,0 +1,126 @@
+"""A client that knows nothing but the address: it asks the server for everything else."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+from google.protobuf import json_format
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from tests.adapters.rpc.conftest import PATIENCE_S, House
+
+
+class Stranger:
+    """Learns the services by reflection, and calls them with plain dictionaries."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+        self._reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        self._pool = DescriptorPool()
+        self._known: set[str] = set()
+
+    async def _ask(self, **question: str) -> Any:
+        request = reflection_pb2.ServerReflectionRequest(**question)
+        call = self._reflection.ServerReflectionInfo(iter([request]))
+        return await asyncio.wait_for(call.read(), PATIENCE_S)
+
+    async def services(self) -> list[str]:
+        answer = await self._ask(list_services="")
+        return [service.name for service in answer.list_services_response.service]
+
+    async def learn(self, service: str) -> None:
+        answer = await self._ask(file_containing_symbol=service)
+        await self._learn_files(answer.file_descriptor_response.file_descriptor_proto)
+
+    async def _learn_files(self, files: list[bytes]) -> None:
+        for raw in files:
+            file = FileDescriptorProto.FromString(raw)
+            if file.name in self._known:
+                continue
+            self._known.add(file.name)
+            for dependency in file.dependency:
+                answer = await self._ask(file_by_filename=dependency)
+                await self._learn_files(answer.file_descriptor_response.file_descriptor_proto)
+            self._pool.Add(file)
+
+    def call(self, service: str, name: str, **fields: Any) -> Any:
+        method = self._pool.FindServiceByName(service).methods_by_name[name]
+        request = json_format.ParseDict(fields, GetMessageClass(method.input_type)())
+        kind = self._channel.unary_stream if method.server_streaming else self._channel.unary_unary
+        return kind(
+            f"/{service}/{name}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )(request)
+
+    async def answer(self, service: str, name: str, **fields: Any) -> dict[str, Any]:
+        return json_format.MessageToDict(
+            await self.call(service, name, **fields), preserving_proto_field_name=True
+        )
+
+
+async def test_a_stranger_triggers_watches_reads_and_retries_by_reflection_alone(
+    house: House,
+) -> None:
+    house.broken = True
+    async with grpc.aio.insecure_channel(house.address) as channel, asyncio.timeout(PATIENCE_S):
+        stranger = Stranger(channel)
+        assert set(await stranger.services()) == {
+            "rushes.v1.PipelineService",
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1alpha.ServerReflection",
+        }
+        service = next(name for name in await stranger.services() if name.startswith("rushes"))
+        await stranger.learn(service)
+
+        watch = stranger.call(service, "WatchExecution")
+        await watch.initial_metadata()
+        answer = await stranger.answer(
+            service, "TriggerPipeline", pipeline_type="film", message_id="m-1", data={"seconds": 2}
+        )
+        execution_id = answer["execution"]["execution_id"]
+        reported = retried = False
+        told = []
+        async for message in watch:
+            told.append(message.type)
+            about = json_format.MessageToDict(message.data)
+            assert (about["execution_id"], about["message_id"]) == (execution_id, "m-1")
+            if message.type == "pipeline:step_started" and about["step_key"] == "render":
+                await stranger.answer(
+                    service,
+                    "AdvanceStep",
+                    execution_id=execution_id,
+                    step_key="render",
+                    attempt=int(about["attempt"]),
+                    completed={"output": {"file": "film.mov"}},
+                )
+                reported = True
+            if message.type == "pipeline:failed":
+                house.broken = False
+                await stranger.answer(service, "RetryExecution", execution_id=execution_id)
+                retried = True
+            if message.type == "pipeline:completed":
+                break
+        watch.cancel()
+        assert reported
+        assert retried
+        assert told[0] == "pipeline:started"
+        assert told.count("pipeline:retried") == 1
+
+        found = (await stranger.answer(service, "GetExecution", execution_id=execution_id))[
+            "execution"
+        ]
+        assert found["status"] == "EXECUTION_STATUS_COMPLETED"
+        assert found["execution_data"] == {
+            "seconds": 2,
+            "frames": 48,
+            "file": "film.mov",
+            "published": True,
+        }
+        page = await stranger.answer(service, "ListExecutions", page_size=1)
+        assert [each["execution_id"] for each in page["executions"]] == [execution_id]
