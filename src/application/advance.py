@@ -102,4 +102,6 @@ def _bounded(error: str) -> str:
     """One line of text that can be shown and stored, of bounded length."""
     encodable = error.encode("utf-8", "backslashreplace").decode()
     text = "".join(c if c.isprintable() else " " for c in encodable).strip()
+    if not text:
+        return "no reason was given"
     return text if len(text) <= MAX_ERROR else text[: MAX_ERROR - 1] + "…"

@@ -17,6 +17,9 @@ from domain.errors import InvalidInput
 MAX_OBJECT_BYTES = 1024 * 1024
 """Execution data tells steps what they need of each other; inventories belong in tables."""
 
+MAX_DEPTH = 100
+"""How many objects and lists may stand in each other: copying and comparing are recursive."""
+
 
 def json_object(value: object, what: str) -> dict[str, Any]:
     """A copy of ``value`` as a JSON object.
@@ -28,12 +31,9 @@ def json_object(value: object, what: str) -> dict[str, Any]:
         raise InvalidInput(f"{what} must be an object, not {_kind(value)}", field=what)
     if not value:
         return {}
-    if not all(isinstance(key, str) for key in value):
-        raise InvalidInput(f"{what} must have text keys", field=what)
     try:
+        _check(value, what, MAX_DEPTH)
         text = json.dumps(dict(value), ensure_ascii=False, allow_nan=False).encode()
-    except RecursionError:
-        raise InvalidInput(f"{what} is nested too deeply", field=what) from None
     except UnicodeEncodeError:
         raise InvalidInput(f"{what} holds text that is not valid Unicode", field=what) from None
     except (TypeError, ValueError) as error:
@@ -44,6 +44,19 @@ def json_object(value: object, what: str) -> dict[str, Any]:
         )
     copied: dict[str, Any] = json.loads(text)
     return copied
+
+
+def _check(value: Any, what: str, depth: int) -> None:
+    """What ``json.dumps`` would let pass: it makes text of other keys, and knows no depth."""
+    if isinstance(value, Mapping | list | tuple):
+        if depth == 0:
+            raise InvalidInput(f"{what} is nested too deeply (over {MAX_DEPTH})", field=what)
+        if isinstance(value, Mapping):
+            if not all(isinstance(key, str) for key in value):
+                raise InvalidInput(f"{what} must have text keys", field=what)
+            value = value.values()
+        for each in value:
+            _check(each, what, depth - 1)
 
 
 def json_copy(value: Any) -> Any:

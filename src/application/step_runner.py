@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from application.advance import Advance
@@ -59,6 +60,8 @@ class StepRunner:
         Two halves, so that whoever runs attempts can free the slot between them: the
         report's own commit can then start what waits for it. Raises nothing.
         """
+        if self._stopping:  # its commit was under way when the stop came
+            return lambda: self._report(started, lambda: self._advance.release(started.ref))
         self._progress.begin(started)
         try:
             outcome = await self._attempt(started)
@@ -113,6 +116,7 @@ class StepRunner:
 
     async def _offer(self, started: Started, report: Callable[[], Awaitable[None]]) -> None:
         tries = 0
+        refused = False
         while True:
             try:
                 await report()
@@ -128,17 +132,23 @@ class StepRunner:
                 tries += 1
                 log.warning("the outcome of %s is not stored yet: %s", started.ref, error)
                 await self._clock.sleep(pause)
-            except RushesError as error:
-                # What the attempt said can't be stored; that it said so can.
-                reason = f"its outcome can't be stored: {error}"
+            except Exception as error:
+                # What the attempt said can't be stored; that it said so can. Were it left
+                # at that, the step would be running for ever with nobody at work on it.
+                reason = f"its outcome can't be stored: {_reason(error)}"
                 log.error("step %s: %s", started.ref, reason)
-                await self._advance.fail(started.ref, reason)
-                return
+                if refused:
+                    return
+                refused = True
+                report = partial(self._advance.fail, started.ref, reason)
 
 
 def _reason(error: BaseException) -> str:
     """What a person is told: the text of an error made for people, else with its type."""
-    text = str(error)
+    try:
+        text = str(error)
+    except Exception:  # somebody else's __str__: no reason to lose the outcome
+        text = ""
     if isinstance(error, RushesError | StepError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -71,11 +71,16 @@ class LocalDispatcher:
         with self._lock:
             self._stopping = True
         self._runner.stop()
+        # A task that is cancelled before its first step would never get to give its slot
+        # and its attempt back.
+        await asyncio.sleep(0)
         for task, started in self._working.items():
             if self._runner.runs_on_loop(started):
                 task.cancel()
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=GRACE_S)
+        deadline = asyncio.get_running_loop().time() + GRACE_S
+        # Commits that were under way may launch some more; the runner gives them back.
+        while self._tasks and (left := deadline - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait(self._tasks.copy(), timeout=left)
         for started in self._working.values():
             log.warning("step %s did not end in time", started.ref)
 

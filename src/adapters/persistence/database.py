@@ -54,6 +54,9 @@ class Database:
             self.close()
             reason = error.orig if isinstance(error, DBAPIError) else error
             raise Unavailable(f"the database {self.path} can't be opened: {reason}") from error
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         for engine in (self._reader, self._writer):

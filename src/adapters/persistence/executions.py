@@ -53,12 +53,11 @@ class SqlExecutions:
         self._writer = writer
 
     async def close(self) -> None:
-        if self._writer is not None:
-            writer, readers = self._writer, self._readers
-            assert readers is not None
-            await asyncio.get_running_loop().run_in_executor(None, writer.close)
-            readers.shutdown()
-            self._readers = None
+        if self._writer is not None and self._readers is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._writer.close)
+            readers, self._readers = self._readers, None
+            if readers is not None:
+                readers.shutdown()
             # What the last commit let out is on the loop's queue, before this.
             await asyncio.sleep(0)
 
@@ -93,10 +92,12 @@ class SqlExecutions:
 
     async def get(self, reference: str | int) -> Execution:
         live = self.writer.live(reference)
-        if live is not None:
+        if live is not None and self._readers is not None:
             return detached(live)
         if isinstance(reference, int) and not 0 < reference <= MAX_ID:
             raise ExecutionNotFound(reference)
+        if isinstance(reference, str) and not reference.isascii():
+            raise ExecutionNotFound(ascii(reference))  # no uuid, and maybe no text that SQLite takes
         found = await self._read(lambda connection: load_execution(connection, reference))
         if found is None:
             raise ExecutionNotFound(reference)

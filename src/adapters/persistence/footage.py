@@ -14,7 +14,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError
 
 from adapters.persistence.database import Database
-from adapters.persistence.executions import SqlExecutions
+from adapters.persistence.executions import MAX_ID, SqlExecutions
 from adapters.persistence.tables import card_file, imported_copy, imported_file, job
 from adapters.persistence.writer import Batch
 from application.ports import AttemptRef, Clock, Ids
@@ -106,6 +106,9 @@ class SqlJobs:
         return self._executions.writer.run_blocking(work)
 
     def get(self, job_id: int) -> Job:
+        if not 0 < job_id <= MAX_ID:
+            raise JobNotFound(job_id)
+
         def read(connection: Connection) -> Job:
             row = connection.execute(select(job).where(job.c.id == job_id)).first()
             if row is None:
@@ -200,8 +203,8 @@ class SqlLedger:
         self._executions = executions
 
     def known(self, files: Sequence[CardFile]) -> Mapping[bytes, Sequence[ImportedFile]]:
-        sizes = {each.path: each.size_bytes for each in files}
-        paths = list(sizes)
+        wanted = {(each.path, each.size_bytes) for each in files}
+        paths = sorted({path for path, _ in wanted})
 
         def read(connection: Connection) -> Mapping[bytes, Sequence[ImportedFile]]:
             found: dict[bytes, list[ImportedFile]] = {}
@@ -212,7 +215,7 @@ class SqlLedger:
                     .order_by(imported_file.c.id)
                 )
                 for row in rows:
-                    if row.size_bytes == sizes[row.relative_path]:
+                    if (row.relative_path, row.size_bytes) in wanted:
                         found.setdefault(row.relative_path, []).append(_imported(row._mapping))
             return found
 

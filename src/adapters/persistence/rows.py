@@ -162,6 +162,6 @@ def detached(execution: Execution) -> Execution:
     copied = execution.copy()
     copied.data = json_copy(execution.data)
     for key, step in execution.steps.items():
-        if step.output:
+        if step.output is not None:
             copied.steps[key] = step.with_output(json_copy(step.output))
     return copied

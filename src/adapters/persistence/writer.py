@@ -34,6 +34,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from adapters.persistence.database import Database
 from adapters.persistence.rows import (
+    detached,
     execution_row,
     load_execution,
     new_execution_row,
@@ -52,7 +53,6 @@ from domain.errors import (
     CardBusy,
     Conflict,
     ExecutionNotFound,
-    RushesError,
     StaleExecution,
     Unavailable,
 )
@@ -140,7 +140,7 @@ class Batch:
         moved = transition(current, change, self._dispatcher)
         try:
             self._check_card(execution_id, current, moved.draft)
-        except CardBusy:
+        except BaseException:
             self._dispatcher.withdraw(execution_id, [step.key for step in moved.admitted])
             raise
         if moved.draft.differs_from(current):
@@ -150,15 +150,16 @@ class Batch:
 
     def insert(self, execution: Execution, contents_hash: str) -> Execution:
         """A new execution, with an id and its first steps started."""
-        self.last_execution_id += 1
-        draft = execution.copy()
+        draft = detached(execution)
         draft.recorded.extend(execution.recorded)
-        draft.id = self.last_execution_id
+        draft.id = self.last_execution_id + 1
+        moved = Transition(draft, start_ready(draft, self._dispatcher))
+        self.last_execution_id = draft.id
         if draft.message_id is not None:
             self.remember(draft.message_id, draft.id, contents_hash)
         if draft.card_key is not None:
             self._cards[draft.card_key] = draft.id
-        self._adopt(Transition(draft, start_ready(draft, self._dispatcher)))
+        self._adopt(moved)
         return draft
 
     def remember(self, message_id: str, execution_id: int, contents_hash: str) -> None:
@@ -206,10 +207,11 @@ class Batch:
                         {"b_execution_id": execution_id, "b_step_key": key, **step_row(step)}
                     )
         execute = self.connection.execute
-        if new:
-            execute(insert(pipeline_execution), new)
+        # Changed ones first: one of them may have left a card that a new one takes.
         if changed and execute(_update_execution, changed).rowcount != len(changed):
             raise _Stale
+        if new:
+            execute(insert(pipeline_execution), new)
         if new_steps:
             execute(insert(pipeline_step), new_steps)
         if changed_steps and execute(_update_step, changed_steps).rowcount != len(changed_steps):
@@ -343,6 +345,7 @@ class Writer:
         self._queue: queue.SimpleQueue[_Piece[Any] | None] = queue.SimpleQueue()
         self._committed = _Committed()
         self._closing = False
+        self._door = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="rushes-writer", daemon=True)
 
     def open(self) -> None:
@@ -352,10 +355,11 @@ class Writer:
 
     def close(self) -> None:
         """What is queued is still written; nothing new is taken."""
-        if not self._closing:
-            self._closing = True
-            self._queue.put(None)
-            self._thread.join()
+        with self._door:
+            if not self._closing:
+                self._closing = True
+                self._queue.put(None)
+        self._thread.join()
 
     def live(self, reference: str | int) -> Execution | None:
         """The committed state of an execution that is under way. Nobody may change it."""
@@ -378,9 +382,11 @@ class Writer:
         return future.result()
 
     def _put(self, piece: _Piece[Any]) -> None:
-        if self._closing:
-            raise Unavailable("the database is closed")
-        self._queue.put(piece)
+        # Nothing may come to stand behind the end of the queue: nobody would answer it.
+        with self._door:
+            if self._closing:
+                raise Unavailable("the database is closed")
+            self._queue.put(piece)
 
     # -- on the writer's thread --------------------------------------------------
 
@@ -442,7 +448,8 @@ class Writer:
                 self._commit([piece])
             return
         (piece,) = group
-        if isinstance(error, _Stale) and tries < STALE_TRIES:
+        # Ids that another writer has given out meanwhile collide: no less stale than a row.
+        if isinstance(error, _Stale | IntegrityError) and tries < STALE_TRIES:
             self._commit(group, tries + 1)
             return
         piece.error = _refusal(error)
@@ -453,7 +460,8 @@ class Writer:
         try:
             with self._database.writer.begin() as connection:
                 self._committed = _read_committed(connection)
-        except (DBAPIError, RushesError) as error:
+        except Exception as error:
+            # Whatever it is: this thread goes on, or nobody would be answered any more.
             log.error("the database can't be read: %s", error)
             self._committed.executions.clear()
             self._committed.ids_by_uuid.clear()
@@ -493,7 +501,9 @@ class Writer:
 def _resolve(piece: _Piece[Any]) -> None:
     if piece.future.done():  # its caller was cancelled meanwhile
         return
-    if piece.error is not None:
+    if isinstance(piece.error, StopIteration):  # a future doesn't take it
+        piece.future.set_exception(RuntimeError(f"the change raised {piece.error!r}"))
+    elif piece.error is not None:
         piece.future.set_exception(piece.error)
     else:
         piece.future.set_result(piece.result)

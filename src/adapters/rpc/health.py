@@ -22,7 +22,7 @@ SERVER = ""
 Context = aio.ServicerContext[Any, Any]
 
 
-class Health(HealthServicer):
+class Health(HealthServicer):  # type: ignore[misc]  # it has no types
     def __init__(self, services: Iterable[str]) -> None:
         self._services = frozenset((SERVER, *services))
         self._stopping = False

@@ -111,9 +111,9 @@ class FsCards:
         try:
             card = identify(fd, path, disks=self._disks, devices=self._devices)
             return OpenCard(self, fd, path, card)
-        except BaseException:
+        except OSError as error:
             os.close(fd)
-            raise
+            raise CardFault(f"the card at {text} doesn't answer: {reason(error)}") from error
 
     def _place(self, sd_path: object) -> tuple[str, list[str]]:
         """The root as it really is, and the components below it."""
@@ -234,7 +234,7 @@ def identify(
                 label=shown(label) if label else folder_name,
                 volume=True,
             )
-    return Card(identity=f"path:{path}", label=folder_name, volume=False)
+    return Card(identity=f"path:{shown(os.fsencode(path))}", label=folder_name, volume=False)
 
 
 def is_volume(identity: str) -> bool:

@@ -23,7 +23,7 @@ from datetime import datetime
 from typing import Any
 
 from adapters.steps.cards import FsCards, OpenCard
-from adapters.steps.copying import BATCH_FILES, HASH_NAME, SMALL_BYTES, Copier, same_time
+from adapters.steps.copying import BATCH_FILES, HASH_NAME, SMALL_BYTES, Copier, name_of, same_time
 from adapters.steps.faults import (
     AnotherCard,
     CardLost,
@@ -235,7 +235,7 @@ class _Run:
                 folder.remove_leftovers(ours[path])
                 for file in files:
                     with suppress(FileFault):
-                        if folder.status(_name(file), file.path) is None:
+                        if folder.status(name_of(file), file.path) is None:
                             missing.append(file)
         if missing:
             largest = max(missing, key=lambda file: file.size_bytes)
@@ -249,7 +249,7 @@ class _Run:
         absent: list[CardFile] = []
         for file in files:
             try:
-                if folder.status(_name(file), file.path) is None:
+                if folder.status(name_of(file), file.path) is None:
                     absent.append(file)
                 else:
                     # Ours, from a crash before its row was written; or somebody else's.
@@ -375,7 +375,3 @@ def _batches(files: Sequence[CardFile]) -> Iterator[list[CardFile]]:
     for file in files:
         if file.size_bytes >= SMALL_BYTES:
             yield [file]
-
-
-def _name(file: CardFile) -> bytes:
-    return file.path.rpartition(b"/")[2]

@@ -152,7 +152,7 @@ class Parts:
                 self.remove(part)
 
     def new(self, file: CardFile) -> Part:
-        name, fd = self.folder.new_part(_name(file), file.path)
+        name, fd = self.folder.new_part(name_of(file), file.path)
         part = self._open[name] = Part(file, name, fd)
         return part
 
@@ -162,7 +162,7 @@ class Parts:
         del self._open[part.name]
 
     def publish(self, part: Part) -> None:
-        self.folder.publish(part.name, _name(part.file), part.file.path)
+        self.folder.publish(part.name, name_of(part.file), part.file.path)
         del self._open[part.name]
 
     def put_aside(self, part: Part) -> str:
@@ -213,7 +213,7 @@ class Copier:
 
         It is made as durable as a new copy. Raises ``FileFault`` if it is anything else.
         """
-        name = _name(file)
+        name = name_of(file)
         found = folder.status(name, file.path)
         if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != file.size_bytes:
             raise folder.taken(name, file.path)
@@ -431,5 +431,5 @@ def _write_all(fd: int, chunk: memoryview) -> None:
         chunk = chunk[os.write(fd, chunk) :]
 
 
-def _name(file: CardFile) -> bytes:
+def name_of(file: CardFile) -> bytes:
     return file.path.rpartition(b"/")[2]

@@ -60,12 +60,13 @@ class FileFault(OffloadFault):
 
 
 MAX_NAMED = 20
-"""Failed files that an error names; the message goes into rows, events and terminals."""
+MAX_NAMED_CHARACTERS = 500
+"""Failed files that an error names, and of each: it goes into rows, events and terminals."""
 
 
 class FilesMissing(OffloadFault):
     def __init__(self, faults: Sequence[FileFault], *, arrived: int, wanted: int) -> None:
-        named = "; ".join(str(fault) for fault in faults[:MAX_NAMED])
+        named = "; ".join(str(fault)[:MAX_NAMED_CHARACTERS] for fault in faults[:MAX_NAMED])
         more = f"; and {len(faults) - MAX_NAMED} more" if len(faults) > MAX_NAMED else ""
         super().__init__(
             f"{len(faults)} of {wanted} files could not be copied "

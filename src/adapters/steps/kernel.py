@@ -15,7 +15,7 @@ from typing import Any
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-_AT_FDCWD_FREE = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+_RENAME = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 _RENAME_NOREPLACE = 1
 _RENAME_EXCL = 4
 _FALLOC_FL_KEEP_SIZE = 1
@@ -45,9 +45,9 @@ def _function(name: str, *arguments: Any) -> Callable[..., int] | None:
 
 
 _rename_flagged, _NO_REPLACE = (
-    (_function("renameat2", *_AT_FDCWD_FREE), _RENAME_NOREPLACE)
+    (_function("renameat2", *_RENAME), _RENAME_NOREPLACE)
     if hasattr(_libc, "renameat2")
-    else (_function("renameatx_np", *_AT_FDCWD_FREE), _RENAME_EXCL)
+    else (_function("renameatx_np", *_RENAME), _RENAME_EXCL)
 )
 _syncfs = _function("syncfs", ctypes.c_int)
 _fallocate = _function("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)

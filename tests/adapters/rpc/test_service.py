@@ -20,8 +20,8 @@ async def refusal(call: Any) -> tuple[grpc.StatusCode, str, str]:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     error = caught.value
-    code = dict(error.trailing_metadata())["rushes-code"]
-    return error.code(), str(code), error.details() or ""
+    metadata: Any = error.trailing_metadata()
+    return error.code(), metadata["rushes-code"], error.details() or ""
 
 
 async def read(call: Any) -> Any:
@@ -306,7 +306,7 @@ async def test_progress_is_told_without_an_id(house: House) -> None:
     assert not message.HasField("id")
     assert message.timestamp.seconds > 0
     data = MessageToDict(message.data)
-    assert data["progress"] == 0.5
+    assert data["progress"] == 50
     assert data["detail"] == {"bytes_done": 50, "bytes_total": 100}
 
 

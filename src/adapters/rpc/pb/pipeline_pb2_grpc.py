@@ -104,7 +104,9 @@ class PipelineServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchExecution(self, request, context):
-        """Streams what happens, beginning after an event id.
+        """Streams what happens, beginning after an event id, once each and in order. It
+        goes on after an execution has ended (which may be retried); a client that has
+        seen enough leaves. Initial metadata says that nothing from now on is missed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,167 @@
+"""Names that cards really carry, and how they are shown, told apart and recognised."""
+
+from __future__ import annotations
+
+import pytest
+from domain.footage import COPIED_KINDS, FileKind, is_junk, kind_of, layout_of, shown
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+NASTY = [
+    b"",
+    b"C0001.MP4",
+    "Klappe 3 – Tür.mov".encode(),
+    "日本語.mp4".encode(),
+    b"tab\there",
+    b"line\nbreak",
+    b"line\\nbreak",
+    b"esc\x1b[2J",
+    b"\\x1b[2J",
+    b"\xff\xfe",
+    b"\\xff\\xfe",
+    b"\xc3\x28",
+    b"\xc2\x80",
+    b"\x80",
+    b"\xed\xa0\x80",
+    b"\xf0\x9f\x8e\xac",
+    "left\u202eright".encode(),
+    "zero\u200bwidth".encode(),
+    "no\u00a0break".encode(),
+    "line\u2028separator".encode(),
+    b"back\\slash",
+    b"back\\\\slash",
+    b"nul\x00",
+    b"del\x7f",
+    b"trailing ",
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (b"C0001.MP4", "C0001.MP4"),
+        ("Tür 3.mov".encode(), "Tür 3.mov"),
+        (b"a\nb", r"a\x0ab"),
+        (b"\x1b[2J", r"\x1b[2J"),
+        (b"\xff.mp4", r"\xff.mp4"),
+        (b"a\\b", r"a\\b"),
+        ("a\u202eb".encode(), r"a\xe2\x80\xaeb"),
+        ("a\u2028b".encode(), r"a\xe2\x80\xa8b"),
+    ],
+)
+def test_a_name_is_shown_as_text_with_what_cant_be_shown_as_bytes(name: bytes, text: str) -> None:
+    assert shown(name) == text
+
+
+def test_different_names_are_shown_differently() -> None:
+    assert len({shown(name) for name in NASTY}) == len(NASTY)
+
+
+names = st.one_of(
+    st.binary(max_size=12),
+    st.text(max_size=8).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    st.lists(st.sampled_from([b"\\", b"x", b"5", b"c", b"\x5c", b"\xc2", b"\x80", b" "])).map(
+        b"".join
+    ),
+)
+
+
+@given(names)
+@example(b"\xed\xa0\x80")
+def test_whatever_its_bytes_a_name_is_shown_printable_and_encodable(name: bytes) -> None:
+    text = shown(name)
+    assert text.isprintable()
+    text.encode("utf-8")
+
+
+@given(names, names)
+@example(b"\\x80", b"\x80")
+@example(b"\xc2\x80", b"\x80")
+def test_two_different_names_never_show_the_same(one: bytes, other: bytes) -> None:
+    assert (shown(one) == shown(other)) == (one == other)
+
+
+@given(names)
+def test_the_bytes_can_be_read_back_from_what_is_shown(name: bytes) -> None:
+    read, rest = bytearray(), shown(name)
+    while rest:
+        if rest.startswith("\\x"):
+            read.append(int(rest[2:4], 16))
+            rest = rest[4:]
+        elif rest.startswith("\\\\"):
+            read += b"\\"
+            rest = rest[2:]
+        else:
+            read += rest[0].encode()
+            rest = rest[1:]
+    assert bytes(read) == name
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        (b"PRIVATE/M4ROOT/CLIP/C0001.MP4", FileKind.MEDIA),
+        (b"DCIM/100GOPRO/GX010001.mp4", FileKind.MEDIA),
+        (b"A001_C001.R3D", FileKind.MEDIA),
+        (b"IMG_0001.CR3", FileKind.MEDIA),
+        (b"sound.WaV", FileKind.MEDIA),
+        (b"clip.insv", FileKind.MEDIA),
+        (b"DCIM/100GOPRO/GX010001.THM", FileKind.SIDECAR),
+        (b"PRIVATE/M4ROOT/CLIP/C0001M01.XML", FileKind.SIDECAR),
+        (b"README", FileKind.OTHER),
+        (b"archive.zip", FileKind.OTHER),
+        (b"folder.mp4/README", FileKind.OTHER),
+        (b"name.", FileKind.OTHER),
+        (b"", FileKind.OTHER),
+        (b"._C0001.MP4", FileKind.JUNK),
+        (b"DCIM/.DS_Store", FileKind.JUNK),
+        (b"Thumbs.db", FileKind.JUNK),
+        (b"THUMBS.DB", FileKind.JUNK),
+        (b"\xff\xfe.mov", FileKind.MEDIA),
+    ],
+)
+def test_a_file_is_recognised_by_its_name(path: bytes, kind: FileKind) -> None:
+    assert kind_of(path) is kind
+
+
+def test_only_litter_and_what_is_no_file_stays_on_the_card() -> None:
+    assert set(FileKind) - COPIED_KINDS == {FileKind.JUNK, FileKind.LINK, FileKind.SPECIAL}
+
+
+@pytest.mark.parametrize("name", [b".Trashes", b".trashes", b"System Volume Information", b"._x"])
+def test_what_operating_systems_leave_is_junk(name: bytes) -> None:
+    assert is_junk(name)
+
+
+@pytest.mark.parametrize("name", [b"C0001.MP4", b".hidden", b"_._x", b"DCIM"])
+def test_what_people_and_cameras_leave_is_not(name: bytes) -> None:
+    assert not is_junk(name)
+
+
+@pytest.mark.parametrize(
+    ("folder", "layout"),
+    [
+        (b"DCIM/100GOPRO", "GoPro"),
+        (b"DCIM/DJI_001", "DJI"),
+        (b"DCIM/100MEDIA", "DJI"),
+        (b"DCIM/Camera01", "Insta360"),
+        (b"DCIM/100CANON", "Canon"),
+        (b"DCIM/100EOSR5", "Canon"),
+        (b"PRIVATE/M4ROOT", "Sony"),
+        (b"XDROOT", "Sony"),
+        (b"PRIVATE/AVCHD/BDMV", "AVCHD"),
+        (b"CONTENTS/CLIPS001", "Canon XF"),
+        (b"CONTENTS/AUDIO", "Panasonic P2"),
+        (b"A001.RDM", "RED"),
+        (b"A001.RDM/A001_C001.RDC", "RED"),
+        (b"DCIM", "DCIM"),
+        (b"dcim", "DCIM"),
+        (b"holiday", None),
+        (b"DCIM/100GOPRO/sub", None),
+        (b"x/DCIM", None),
+        (b"DCIM\n", None),
+        (b"", None),
+    ],
+)
+def test_a_folder_is_recognised_by_its_makers_layout(folder: bytes, layout: str | None) -> None:
+    assert layout_of(folder) == layout

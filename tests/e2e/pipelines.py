@@ -1,0 +1,98 @@
+"""Pipelines that the tests' servers are started with (``RUSHES_PIPELINES``)."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+from application.authoring import Pipeline, StepContext, StepError, external_step, step
+
+DEADLINE_S = 20.0
+
+_meetings: dict[str, threading.Barrier] = {}
+_guard = threading.Lock()
+
+
+@step()
+async def split(context: StepContext) -> dict[str, Any]:
+    return {"split": context.data["text"].split()}
+
+
+def _meet(context: StepContext) -> None:
+    """Returns once both sides are here at the same time; otherwise the step fails."""
+    with _guard:
+        barrier = _meetings.setdefault(context.execution_id, threading.Barrier(2))
+    barrier.wait(DEADLINE_S)
+
+
+@step(depends_on=["split"])
+def left(context: StepContext) -> dict[str, Any]:
+    _meet(context)
+    return {"left": context.data["split"][0]}
+
+
+@step(depends_on=["split"])
+def right(context: StepContext) -> dict[str, Any]:
+    _meet(context)
+    return {"right": context.data["split"][-1]}
+
+
+@step(depends_on=["left", "right"])
+async def join(context: StepContext) -> dict[str, Any]:
+    return {"joined": f"{context.data['left']}+{context.data['right']}"}
+
+
+diamond = Pipeline("diamond", [split, left, right, join])
+
+
+@step()
+async def prepare(context: StepContext) -> dict[str, Any]:
+    return {"prepared_by_attempt": context.attempt}
+
+
+@step(depends_on=["prepare"])
+async def open_gate(context: StepContext) -> dict[str, Any]:
+    """Fails while the file that the trigger names isn't there."""
+    if not await asyncio.to_thread(Path(context.data["gate"]).exists):
+        raise StepError(f"the gate {context.data['gate']} is closed")
+    return {"opened": True}
+
+
+@step(depends_on=["open_gate"])
+async def pass_through(context: StepContext) -> dict[str, Any]:
+    return {"passed_after": context.data["prepared_by_attempt"]}
+
+
+gate = Pipeline("gate", [prepare, open_gate, pass_through])
+
+
+@step()
+async def ask(context: StepContext) -> dict[str, Any]:
+    return {"question": "6 x 7"}
+
+
+@step(depends_on=["answer"])
+async def use(context: StepContext) -> dict[str, Any]:
+    return {"used": context.data["answer"]}
+
+
+outside = Pipeline("outside", [ask, external_step("answer", depends_on=["ask"]), use])
+
+
+@step()
+def wait_for_file(context: StepContext) -> dict[str, Any]:
+    """Runs until the file that the trigger names is there, and says how it goes on."""
+    pause = threading.Event()
+    rounds = 0
+    while not Path(context.data["until"]).exists():
+        context.check()
+        rounds += 1
+        context.progress(min(rounds / 1000, 0.9), rounds=rounds)
+        pause.wait(0.01)
+    return {"rounds": rounds}
+
+
+waiting = Pipeline("waiting", [prepare, wait_for_file])
+
