@@ -39,9 +39,7 @@ def triggered(*specs: StepSpec, data: Mapping[str, Any] | None = None) -> Execut
 
 
 def chain(*names: str) -> list[StepSpec]:
-    return [
-        StepSpec(name, depends_on=(names[n - 1],) if n else ()) for n, name in enumerate(names)
-    ]
+    return [StepSpec(name, depends_on=(names[n - 1],) if n else ()) for n, name in enumerate(names)]
 
 
 def run(execution: Execution, *keys: str) -> None:

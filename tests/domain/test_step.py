@@ -49,9 +49,7 @@ def test_every_verb_has_a_call() -> None:
 
 @pytest.mark.parametrize("verb", StepVerb)
 @pytest.mark.parametrize("status", StepStatus)
-def test_a_verb_goes_where_the_table_says_or_is_refused(
-    status: StepStatus, verb: StepVerb
-) -> None:
+def test_a_verb_goes_where_the_table_says_or_is_refused(status: StepStatus, verb: StepVerb) -> None:
     step = in_state(status)
     if (status, verb) in EXPECTED:
         assert CALLS[verb](step).status is EXPECTED[status, verb]

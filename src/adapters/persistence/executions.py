@@ -97,7 +97,8 @@ class SqlExecutions:
         if isinstance(reference, int) and not 0 < reference <= MAX_ID:
             raise ExecutionNotFound(reference)
         if isinstance(reference, str) and not reference.isascii():
-            raise ExecutionNotFound(ascii(reference))  # no uuid, and maybe no text that SQLite takes
+            # No uuid, and maybe no text that SQLite takes.
+            raise ExecutionNotFound(ascii(reference))
         found = await self._read(lambda connection: load_execution(connection, reference))
         if found is None:
             raise ExecutionNotFound(reference)

@@ -10,10 +10,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from domain.errors import Unavailable
+
+
+PATIENCE_S = 0.25
+"""How long a lock is asked for again: who only looks (``holder``) has it for an instant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +45,12 @@ class DatabaseLock:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise Unavailable(f"the lock file {self.path} can't be opened: {error}") from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _locked(fd):
             os.close(fd)
             holder = self._read()
             who = "another process" if holder is None else f"the server with pid {holder.pid}"
             where = f" at {holder.address}" if holder and holder.address else ""
-            raise Unavailable(f"the database {self._database} is held by {who}{where}") from None
+            raise Unavailable(f"the database {self._database} is held by {who}{where}")
         self._fd = fd
         self._write(Holder(os.getpid()))
 
@@ -91,3 +94,16 @@ class DatabaseLock:
         # In one write, so that a reader sees the old text, nothing, or the new text.
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, json.dumps(asdict(holder)).encode(), 0)
+
+
+def _locked(fd: int) -> bool:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.01)
+        else:
+            return True

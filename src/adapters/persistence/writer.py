@@ -420,6 +420,9 @@ class Writer:
                     connection.commit()
                 except BaseException:
                     batch.withdraw()
+                    # A COMMIT that fails leaves SQLite's transaction open, and SQLAlchemy
+                    # holds it to be over: the next BEGIN would be refused.
+                    connection.connection.rollback()
                     raise
         except Exception as error:
             self._commit_failed(group, error, tries)

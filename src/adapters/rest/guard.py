@@ -41,12 +41,8 @@ class Guard:
         refusal = self._refusal(Headers(scope=scope))
         if refusal is None:
             await self._app(scope, receive, send)
-        elif scope["type"] == "http":
-            await problem(Forbidden(refusal))(scope, receive, send)
-        elif "websocket.http.response" in scope.get("extensions", {}):
-            await problem(Forbidden(refusal))(scope, receive, _as_denial(send))
         else:
-            await send({"type": "websocket.close", "code": 1008, "reason": "forbidden"})
+            await problem(Forbidden(refusal))(scope, receive, send)
 
     def _refusal(self, headers: Headers) -> str | None:
         hosts = headers.getlist("host")
@@ -69,9 +65,3 @@ def _name(host: str) -> str | None:
     except ValueError:
         return None
 
-
-def _as_denial(send: Send) -> Send:
-    async def deny(message: dict[str, object]) -> None:
-        await send({**message, "type": f"websocket.{message['type']}"})
-
-    return deny  # type: ignore[return-value]

@@ -8,7 +8,6 @@ it to its end and looks at how it ended.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -37,13 +36,13 @@ class _Malformed:
 
 class Guard(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
     def __init__(self) -> None:
-        self._stopping = False
-        self._streams: set[asyncio.Task[Any]] = set()
+        self._stopping = asyncio.Event()
+        self._waiting: set[asyncio.Task[Any]] = set()
 
     def end_streams(self) -> None:
         """Every stream, open or yet to come, ends with UNAVAILABLE: resume elsewhere."""
-        self._stopping = True
-        for task in self._streams:
+        self._stopping.set()
+        for task in self._waiting:
             task.cancel()
 
     async def intercept_service(
@@ -57,8 +56,11 @@ class Guard(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the 
         if handler is None:
             return None
         name = handler_call_details.method
+        deserializer = handler.request_deserializer
+        if deserializer is not None and not handler.request_streaming:
+            deserializer = _lenient(deserializer)
         coders = {
-            "request_deserializer": _lenient(handler.request_deserializer),
+            "request_deserializer": deserializer,
             "response_serializer": handler.response_serializer,
         }
         if handler.unary_unary is not None:
@@ -91,34 +93,39 @@ class Guard(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the 
         return answering
 
     def _streaming(self, method: Method) -> Method:
-        """As a coroutine that writes: it is cancelled as one, and then closes what it reads."""
+        """``method`` answers with an async generator.
+
+        It has begun, as far as its client can tell, once it was called: metadata says so.
+        """
 
         async def streaming(request: Any, context: aio.ServicerContext[Any, Any]) -> None:
             task = asyncio.current_task()
             assert task is not None
-            self._streams.add(task)
-            try:
-                if self._stopping:
-                    raise Unavailable("the server is stopping")
-                if not inspect.isasyncgenfunction(method):
-                    await method(request, context)
-                    return
-                async with aclosing(method(request, context)) as responses:
-                    async for response in responses:
-                        await context.write(response)
-            except asyncio.CancelledError:
-                if not self._stopping:
-                    raise  # the client has gone away
-                task.uncancel()
-                raise Unavailable("the server is stopping") from None
-            finally:
-                self._streams.discard(task)
+            async with aclosing(method(request, context)) as responses:
+                await context.send_initial_metadata(())
+                while not self._stopping.is_set():
+                    # What is cancelled while gRPC writes can't be given a status any more.
+                    self._waiting.add(task)
+                    try:
+                        response = await anext(responses)
+                    except StopAsyncIteration:
+                        break
+                    except asyncio.CancelledError:
+                        if not self._stopping.is_set():
+                            raise  # the client has gone away
+                        task.uncancel()
+                        break
+                    finally:
+                        self._waiting.discard(task)
+                    await context.write(response)
+            if self._stopping.is_set():
+                raise Unavailable("the server is stopping")
 
         return streaming
 
 
 def _lenient(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """gRPC would tell the client UNKNOWN, and our log a traceback."""
+    """Otherwise gRPC would tell the client UNKNOWN, and our log a traceback."""
 
     def lenient(raw: bytes) -> Any:
         try:

@@ -7,7 +7,7 @@ stop: they are told, but don't end, and whoever stops waits for them in vain.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any
 
 from grpc import aio
@@ -36,14 +36,16 @@ class Health(HealthServicer):  # type: ignore[misc]  # it has no types
             raise NotFound(f"there is no service {request.service!r}")
         return self._response(request)
 
-    async def Watch(self, request: HealthCheckRequest, context: Context) -> None:
-        await context.write(self._response(request))
+    async def Watch(
+        self, request: HealthCheckRequest, context: Context
+    ) -> AsyncGenerator[HealthCheckResponse, None]:
+        yield self._response(request)
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            if self._stopping:
-                await context.write(self._response(request))
-            raise
+            if not self._stopping:
+                raise
+            yield self._response(request)
 
     def _response(self, request: HealthCheckRequest) -> HealthCheckResponse:
         if request.service not in self._services:

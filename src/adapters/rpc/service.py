@@ -6,6 +6,7 @@ makes it a status.
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -124,16 +125,23 @@ class PipelineService(PipelineServiceServicer):
                 raise InvalidInput("report is missing: say completed, or failed", field="report")
         return pb.AdvanceStepResponse(execution=execution_message(view))
 
-    async def WatchExecution(self, request: pb.WatchExecutionRequest, context: Context) -> None:
-        # First of all: what happens once the client has the metadata, it must get.
+    def WatchExecution(
+        self, request: pb.WatchExecutionRequest, context: Context
+    ) -> AsyncGenerator[pb.WatchExecutionResponse, None]:
+        # Not in the generator: that begins only after the client has been told that it may
+        # rely on getting what happens now.
         since = request.since if request.HasField("since") else self._feed.last_id
-        await context.send_initial_metadata(())
+        return self._watch(since, request.execution_id)
+
+    async def _watch(
+        self, since: int, reference: str
+    ) -> AsyncGenerator[pb.WatchExecutionResponse, None]:
         execution_id = None
-        if request.execution_id:
-            execution_id = (await self._status.get(_reference(request.execution_id))).id
+        if reference:
+            execution_id = (await self._status.get(_reference(reference))).id
         async with aclosing(self._feed.follow(since, execution_id)) as entries:
             async for entry in entries:
-                await context.write(watch_message(message_view(entry.message)))
+                yield watch_message(message_view(entry.message))
         raise Unavailable("the server is stopping")
 
 

@@ -88,21 +88,25 @@ class FsCards:
         return os.path.join(root, *parts)
 
     def open(self, sd_path: object) -> OpenCard:
-        """Find the card that is there now. Raises ``InvalidPath`` and ``CardFault``."""
-        path = self.locate(sd_path)
-        root, parts = self._place(path)
+        """Find the card that is there now. Raises ``InvalidPath`` and ``CardFault``.
+
+        ``sd_path`` is what ``locate`` answered when the card was announced, so no
+        component of it is a link unless somebody has put one there since. The card
+        roots aren't asked again: a card that was taken in under other settings, or
+        that a person named, is still that card.
+        """
+        path = self._checked(sd_path)
         text = _path_text(path)
         try:
-            below = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            top = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                fd = open_folder(below, "/".join(parts).encode())
+                fd = open_folder(top, "/".join(_components(path)).encode())
             finally:
-                os.close(below)
+                os.close(top)
         except (FileNotFoundError, NotADirectoryError) as error:
-            if os.path.islink(path):
-                raise NotACard(f"{text} is a symbolic link, not a card") from error
-            if os.path.lexists(path):
-                raise NotACard(f"{text} is a file, not a card") from error
+            obstacle = _obstacle(path)
+            if obstacle is not None:
+                raise NotACard(obstacle) from error
             raise CardNotThere(f"card not there: nothing is at {text}") from error
         except OSError as error:
             if error.errno in _GONE:
@@ -115,8 +119,8 @@ class FsCards:
             os.close(fd)
             raise CardFault(f"the card at {text} doesn't answer: {reason(error)}") from error
 
-    def _place(self, sd_path: object) -> tuple[str, list[str]]:
-        """The root as it really is, and the components below it."""
+    def _checked(self, sd_path: object) -> str:
+        """Raises ``InvalidPath`` for what could be no path of a card, wherever the roots are."""
         if not isinstance(sd_path, str):
             raise self._refusal(sd_path, "it is not text")
         if not sd_path:
@@ -131,9 +135,14 @@ class FsCards:
             raise self._refusal(sd_path, "it is too long")
         if not sd_path.startswith("/"):
             raise self._refusal(sd_path, "it is not absolute")
-        parts = _components(sd_path)
-        if ".." in parts:
+        if ".." in _components(sd_path):
             raise self._refusal(sd_path, "it contains ..")
+        return sd_path
+
+    def _place(self, sd_path: object) -> tuple[str, list[str]]:
+        """The root as it really is, and the components below it."""
+        path = self._checked(sd_path)
+        parts = _components(path)
         # The deepest root wins: one root may lie below another, even as a link.
         deepest: tuple[int, str] | None = None
         for root in self._roots:
@@ -286,6 +295,22 @@ def _open(name: bytes, flags: int, folder: int) -> int:
 
 def _components(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
+
+
+def _obstacle(path: str) -> str | None:
+    """The first component that is there and is no folder."""
+    reached = ""
+    for part in _components(path):
+        reached += f"/{part}"
+        try:
+            mode = os.lstat(reached).st_mode
+        except OSError:
+            return None
+        if stat.S_ISLNK(mode):
+            return f"{_path_text(reached)} is a symbolic link, not a card"
+        if not stat.S_ISDIR(mode):
+            return f"{_path_text(reached)} is a file, not a card"
+    return None
 
 
 def _path_text(path: str) -> str:

@@ -19,10 +19,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from application.authoring import StepError
 from domain.footage import shown
 
 
-class OffloadFault(Exception):
+class OffloadFault(StepError):
     """The root."""
 
 

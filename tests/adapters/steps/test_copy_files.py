@@ -21,11 +21,12 @@ from adapters.steps.faults import (
     FilesMissing,
     LibraryFault,
     OffloadFault,
+    NotACard,
 )
 from adapters.steps.library import Folder
 from adapters.steps.sd_ingest import sd_ingest
 from application.authoring import Interrupted, StepContext
-from domain.errors import AttemptOver, InvalidPath
+from domain.errors import AttemptOver
 from domain.footage import Card, JobStatus
 from tests.adapters.steps.conftest import MTIME_NS, NOON, NoonClock, Rig
 
@@ -236,7 +237,7 @@ def test_a_card_that_is_not_there_any_more_is_not_waited_for(rig: Rig) -> None:
     with pytest.raises(CardNotThere, match="card not there"):
         rig.copy(1, data)
     rig.card.symlink_to("elsewhere")
-    with pytest.raises(InvalidPath, match="symbolic link"):
+    with pytest.raises(NotACard, match="symbolic link"):
         rig.copy(1, data)
 
 

@@ -1,0 +1,313 @@
+"""What ``Jobs``, ``CardFiles`` and ``Ledger`` promise, of the fakes and of SQLite alike."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import pytest
+from adapters.persistence.footage import KEYS, SqlCardFiles, SqlJobs, SqlLedger
+from application.ports import AttemptRef, CardFiles, Jobs, Ledger
+from domain.errors import AttemptOver, JobNotFound
+from domain.footage import Card, CardFile, FileKind, ImportedFile, JobStatus, VerifiedCopy
+from tests.contract.conftest import PAIR, MemoryStore, SqlStore, Store
+from tests.fakes.footage import MemoryCardFiles, MemoryJobs, MemoryLedger
+from tests.fakes.world import EPOCH, FakeClock
+
+T = TypeVar("T")
+
+CARD = Card("volume:1234", "A001 ü", volume=True)
+
+
+@dataclass
+class Footage:
+    """The three ports on one store, and running attempts to speak with."""
+
+    store: Store
+    jobs: Jobs
+    files: CardFiles
+    ledger: Ledger
+    clock: FakeClock
+
+    async def attempt(self) -> AttemptRef:
+        return AttemptRef(await self.store.make(PAIR), "x", 1)
+
+    async def call(self, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """As handlers do: from a thread."""
+        return await asyncio.to_thread(lambda: method(*args, **kwargs))
+
+    async def job(self, attempt: AttemptRef, name: str = "2026_A001") -> Any:
+        return await self.call(
+            self.jobs.create, attempt, name=name, card=CARD, file_count=3, total_bytes=2**40
+        )
+
+
+@pytest.fixture
+async def footage(store: Store) -> AsyncIterator[Footage]:
+    clock = FakeClock()
+    if isinstance(store, SqlStore):
+        jobs = SqlJobs(store.database, store.executions, clock, store.ids)
+        files = SqlCardFiles(store.database, store.executions)
+        yield Footage(store, jobs, files, SqlLedger(store.database, store.executions), clock)
+    else:
+        assert isinstance(store, MemoryStore)
+        fence = store.fence()
+        yield Footage(
+            store,
+            MemoryJobs(fence, now=clock.now),
+            MemoryCardFiles(fence),
+            MemoryLedger(fence),
+            clock,
+        )
+
+
+def file(path: bytes, size: int = 10, kind: FileKind = FileKind.MEDIA, mtime: int = 5) -> CardFile:
+    return CardFile(path, kind, size, mtime)
+
+
+def imported(path: bytes = b"C1.MP4", **other: Any) -> ImportedFile:
+    return replace(ImportedFile("volume:1234", path, 10, 5, "xxh3-128", "ab" * 16), **other)
+
+
+def copy_of(row: ImportedFile, destination: str = "/lib", **other: Any) -> VerifiedCopy:
+    return replace(VerifiedCopy(row, destination, b"job/" + row.path, EPOCH), **other)
+
+
+async def over(footage: Footage, how: str) -> AttemptRef:
+    """An attempt that doesn't run."""
+    ref = await footage.attempt()
+    if how == "completed":
+        await footage.store.complete(ref.execution_id, "x")
+    elif how == "failed":
+        await footage.store.fail(ref.execution_id, "x")
+    elif how == "older":
+        await footage.store.executions.update(ref.execution_id, lambda e: e.recover(at=EPOCH))
+    elif how == "never":
+        return replace(ref, attempt=2)
+    return ref
+
+
+OVER = pytest.mark.parametrize("how", ["completed", "failed", "older", "never"])
+
+
+# -- jobs ------------------------------------------------------------------------
+
+
+async def test_a_job_is_made_as_it_was_asked_for(footage: Footage) -> None:
+    ref = await footage.attempt()
+    job = await footage.job(ref)
+    assert (job.name, job.card, job.file_count, job.total_bytes) == (
+        "2026_A001", CARD, 3, 2**40,
+    )  # fmt: skip
+    assert (job.execution_id, job.status) == (ref.execution_id, JobStatus.CREATED)
+    assert (job.created_at, job.completed_at) == (EPOCH, None)
+    assert await footage.call(footage.jobs.get, job.id) == job
+
+
+async def test_an_execution_has_one_job_with_the_name_and_time_that_it_got_first(
+    footage: Footage,
+) -> None:
+    ref = await footage.attempt()
+    first = await footage.job(ref, "first")
+    footage.clock.tick(60)
+    assert await footage.job(ref, "second") == first
+
+
+async def test_a_later_attempt_finds_the_job_of_an_earlier_one(footage: Footage) -> None:
+    ref = await footage.attempt()
+    first = await footage.job(ref)
+    await footage.store.executions.update(ref.execution_id, lambda e: e.recover(at=EPOCH))
+    assert await footage.job(replace(ref, attempt=2)) == first
+
+
+async def test_a_name_that_is_taken_gets_a_number(footage: Footage) -> None:
+    names = [(await footage.job(await footage.attempt(), "day")).name for _ in range(4)]
+    assert names == ["day", "day-2", "day-3", "day-4"]
+    assert (await footage.job(await footage.attempt(), "day-2")).name == "day-2-2"
+
+
+async def test_jobs_made_at_once_get_different_names(footage: Footage) -> None:
+    refs = [await footage.attempt() for _ in range(10)]
+    jobs = await asyncio.gather(*(footage.job(ref, "day") for ref in refs))
+    assert len({job.name for job in jobs}) == len({job.id for job in jobs}) == 10
+
+
+@OVER
+async def test_only_a_running_attempt_makes_a_job(footage: Footage, how: str) -> None:
+    ref = await over(footage, how)
+    with pytest.raises(AttemptOver):
+        await footage.job(ref)
+    with pytest.raises(JobNotFound):
+        await footage.call(footage.jobs.get, 1)
+
+
+@pytest.mark.parametrize("job_id", [0, -1, 999, 2**70])
+async def test_a_job_that_isnt_there_is_not_found(footage: Footage, job_id: int) -> None:
+    with pytest.raises(JobNotFound, match=str(job_id)):
+        await footage.call(footage.jobs.get, job_id)
+
+
+async def test_a_job_is_copied_when_everything_is_in_the_library(footage: Footage) -> None:
+    ref = await footage.attempt()
+    job = await footage.job(ref)
+    footage.clock.tick(60)
+    copied = await footage.call(footage.jobs.copied, ref, job.id)
+    done_at = EPOCH + timedelta(seconds=60)
+    assert copied == replace(job, status=JobStatus.COPIED, completed_at=done_at)
+    assert await footage.call(footage.jobs.get, job.id) == copied
+
+
+async def test_a_job_that_isnt_there_cant_be_copied(footage: Footage) -> None:
+    with pytest.raises(JobNotFound):
+        await footage.call(footage.jobs.copied, await footage.attempt(), 999)
+
+
+@OVER
+async def test_only_a_running_attempt_says_that_a_job_is_copied(footage: Footage, how: str) -> None:
+    job = await footage.job(await footage.attempt())
+    with pytest.raises(AttemptOver):
+        await footage.call(footage.jobs.copied, await over(footage, how), job.id)
+    assert await footage.call(footage.jobs.get, job.id) == job
+
+
+# -- inventories -----------------------------------------------------------------
+
+
+async def test_an_inventory_comes_back_in_the_order_of_its_paths_bytes(footage: Footage) -> None:
+    ref = await footage.attempt()
+    files = [
+        file(b"b"),
+        file(b"a/c"),
+        file(b"a-c", kind=FileKind.JUNK),
+        file(b"\xff\xfe", size=2**40, mtime=2**60),
+        file("ü".encode(), kind=FileKind.SIDECAR),
+        file(b"B\n\x1b", mtime=-5),
+    ]
+    await footage.call(footage.files.replace, ref, iter(files))
+    found = await footage.call(footage.files.of, ref.execution_id)
+    assert list(found) == sorted(files, key=lambda each: each.path)
+
+
+async def test_an_inventory_replaces_the_older_one(footage: Footage) -> None:
+    ref, other = await footage.attempt(), await footage.attempt()
+    await footage.call(footage.files.replace, other, [file(b"other")])
+    await footage.call(footage.files.replace, ref, [file(b"a"), file(b"b")])
+    await footage.call(footage.files.replace, ref, [file(b"b", size=99)])
+    assert list(await footage.call(footage.files.of, ref.execution_id)) == [file(b"b", size=99)]
+    assert list(await footage.call(footage.files.of, other.execution_id)) == [file(b"other")]
+    await footage.call(footage.files.replace, ref, [])
+    assert list(await footage.call(footage.files.of, ref.execution_id)) == []
+
+
+async def test_an_inventory_is_paged_by_the_last_path(footage: Footage) -> None:
+    ref = await footage.attempt()
+    files = [file(b"%04d" % number) for number in range(2_500)]
+    await footage.call(footage.files.replace, ref, files)
+    paged: list[CardFile] = []
+    while page := await footage.call(
+        footage.files.of, ref.execution_id, after=paged[-1].path if paged else None, limit=999
+    ):
+        paged.extend(page)
+    assert paged == files
+    assert list(await footage.call(footage.files.of, 999)) == []
+
+
+async def test_kinds_are_counted_with_their_bytes(footage: Footage) -> None:
+    ref = await footage.attempt()
+    await footage.call(
+        footage.files.replace,
+        ref,
+        [file(b"a"), file(b"b", size=2**40), file(b"c", kind=FileKind.JUNK, size=0)],
+    )
+    assert dict(await footage.call(footage.files.counts, ref.execution_id)) == {
+        FileKind.MEDIA: (2, 10 + 2**40),
+        FileKind.JUNK: (1, 0),
+    }
+    assert dict(await footage.call(footage.files.counts, 999)) == {}
+
+
+@OVER
+async def test_only_a_running_attempt_replaces_an_inventory(footage: Footage, how: str) -> None:
+    ref = await over(footage, how)
+    with pytest.raises(AttemptOver):
+        await footage.call(footage.files.replace, ref, [file(b"a")])
+    assert list(await footage.call(footage.files.of, ref.execution_id)) == []
+
+
+# -- the ledger ------------------------------------------------------------------
+
+
+async def recorded(footage: Footage, *copies: VerifiedCopy) -> AttemptRef:
+    ref = await footage.attempt()
+    job = await footage.job(ref)
+    await footage.call(footage.ledger.record, ref, job.id, copies)
+    return ref
+
+
+async def known(footage: Footage, *files: CardFile) -> dict[bytes, list[ImportedFile]]:
+    found = await footage.call(footage.ledger.known, files)
+    return {path: list(rows) for path, rows in found.items()}
+
+
+async def test_what_was_recorded_is_known_by_path_and_size_whatever_the_card(
+    footage: Footage,
+) -> None:
+    here, there = imported(), imported(card_identity="volume:other", hash="cd" * 16)
+    await recorded(footage, copy_of(here), copy_of(there), copy_of(imported(b"else")))
+    found = await known(footage, file(b"C1.MP4"), file(b"new"))
+    assert list(found) == [b"C1.MP4"]
+    assert sorted(found[b"C1.MP4"], key=lambda row: row.hash) == [here, there]
+
+
+async def test_another_size_is_another_file(footage: Footage) -> None:
+    await recorded(footage, copy_of(imported()))
+    assert await known(footage, file(b"C1.MP4", size=11)) == {}
+
+
+async def test_files_of_one_path_and_two_sizes_are_both_looked_up(footage: Footage) -> None:
+    await recorded(footage, copy_of(imported()))
+    for sizes in ((10, 11), (11, 10)):
+        files = [file(b"C1.MP4", size=size) for size in sizes]
+        assert await known(footage, *files) == {b"C1.MP4": [imported()]}
+
+
+async def test_the_same_file_at_two_places_is_one_row(footage: Footage) -> None:
+    await recorded(footage, copy_of(imported()), copy_of(imported(), "/backup"))
+    assert await known(footage, file(b"C1.MP4")) == {b"C1.MP4": [imported()]}
+
+
+async def test_recording_the_same_again_is_a_no_op(footage: Footage) -> None:
+    copy = copy_of(imported())
+    await recorded(footage, copy, copy)
+    await recorded(footage, copy, replace(copy, verified_at=EPOCH + timedelta(hours=1)))
+    assert await known(footage, file(b"C1.MP4")) == {b"C1.MP4": [imported()]}
+    if isinstance(footage.store, SqlStore):
+        assert footage.store.query("SELECT count(*) FROM imported_copy") == [(1,)]
+
+
+async def test_names_are_bytes_in_the_ledger(footage: Footage) -> None:
+    row = imported(b"\xff\n\x1b.MP4")
+    await recorded(footage, copy_of(row))
+    assert await known(footage, file(row.path)) == {row.path: [row]}
+
+
+async def test_more_files_than_a_query_names_are_all_looked_up(footage: Footage) -> None:
+    rows = [imported(b"%05d" % number) for number in range(KEYS + 3)]
+    await recorded(footage, *(copy_of(row) for row in rows))
+    found = await known(footage, *(file(row.path) for row in rows))
+    assert found == {row.path: [row] for row in rows}
+
+
+@OVER
+async def test_only_a_running_attempt_records_and_otherwise_nothing_is(
+    footage: Footage, how: str
+) -> None:
+    job = await footage.job(await footage.attempt())
+    with pytest.raises(AttemptOver):
+        await footage.call(
+            footage.ledger.record, await over(footage, how), job.id, [copy_of(imported())]
+        )
+    assert await known(footage, file(b"C1.MP4")) == {}
