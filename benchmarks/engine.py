@@ -210,7 +210,9 @@ async def measure(folder: Path, chains: int, diamonds: int) -> None:
     print(f"diamond 1-8-1         {diamond:9,.0f} /s   {10 * diamond:9,.0f} steps/s")
     # A chain is four transitions (a trigger and three completions), a diamond eleven.
     print(f"transitions           {4 * chain:9,.0f} /s   chain: {4 * chain / raw:.2f} of raw")
-    print(f"                      {11 * diamond:9,.0f} /s   diamond: {11 * diamond / raw:.2f} of raw")
+    print(
+        f"                      {11 * diamond:9,.0f} /s   diamond: {11 * diamond / raw:.2f} of raw"
+    )
     for name, values in (("first step started", to_start), ("chain done", to_end)):
         p50, p95 = (1000 * percentile(values, share) for share in (0.5, 0.95))
         print(

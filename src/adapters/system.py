@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from domain.errors import Unavailable
+
 T = TypeVar("T")
 
 MAX_THREADS = 64
@@ -50,15 +52,19 @@ class LoopThreads:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="rushes-step")
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
 
     def open(self) -> None:
         self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
         """Doesn't wait for what still runs: who stops has asked it to end before."""
+        self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def run(self, blocking: Callable[[], T]) -> T:
+        if self._closed:
+            raise Unavailable("the server is stopping")
         return await asyncio.get_running_loop().run_in_executor(self._pool, blocking)
 
     def on_loop(self, callback: Callable[[], None]) -> None:

@@ -166,7 +166,10 @@ class Threads(Protocol):
     """Threads for what blocks, so that nothing else in the application knows any."""
 
     async def run(self, blocking: Callable[[], T]) -> T:
-        """Call it in a thread, and wait for what it returns or raises."""
+        """Call it in a thread, and wait for what it returns or raises.
+
+        Raises ``Unavailable`` once the threads are closed.
+        """
         ...
 
     def on_loop(self, callback: Callable[[], None]) -> None:

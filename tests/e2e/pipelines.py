@@ -95,4 +95,3 @@ def wait_for_file(context: StepContext) -> dict[str, Any]:
 
 
 waiting = Pipeline("waiting", [prepare, wait_for_file])
-

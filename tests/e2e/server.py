@@ -182,8 +182,10 @@ class Client:
     def events(self, execution_id: str) -> list[Message]:
         """What it was told of an execution, up to its end."""
         self.until(
-            lambda m: m["type"] in ("pipeline:completed", "pipeline:failed")
-            and m["data"]["execution_id"] == execution_id
+            lambda m: (
+                m["type"] in ("pipeline:completed", "pipeline:failed")
+                and m["data"]["execution_id"] == execution_id
+            )
         )
         return [m for m in self.seen if m["data"].get("execution_id") == execution_id]
 

@@ -417,9 +417,7 @@ def test_a_resume_point_outside_the_log_is_told_so(server: Server) -> None:
     beyond = 10**9
     for path in ("/api/events", f"/api/pipeline/{execution['uuid']}/events"):
         for accept in ("application/json", "text/event-stream"):
-            response = server.request(
-                "GET", f"{path}?since={beyond}", headers={"accept": accept}
-            )
+            response = server.request("GET", f"{path}?since={beyond}", headers={"accept": accept})
             assert response.status_code == 410
             assert response.json()["code"] == "events_gone"
     with server.client("frontend", since=beyond) as frontend:

@@ -130,9 +130,10 @@ def test_ingest_of_what_is_no_card_is_wrong_use(tmp_path: Path) -> None:
     assert rushes("ingest").returncode == 2
     assert rushes("no-such-command").returncode == 2
     assert rushes("status", "no-such-execution").returncode == 2
-    assert "there is no pipeline of type" in rushes(
-        "ingest", str(tmp_path), "--pipeline", "nope"
-    ).stderr
+    assert (
+        "there is no pipeline of type"
+        in rushes("ingest", str(tmp_path), "--pipeline", "nope").stderr
+    )
 
 
 def test_a_failed_ingest_exits_with_1_and_can_be_retried(tmp_path: Path) -> None:

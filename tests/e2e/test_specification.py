@@ -50,8 +50,7 @@ def test_sd_card_detection_triggers_pipeline(server: Server, card: Path) -> None
         answer = server.announce(card, "detection-1")
         execution_id = answer["data"]["execution_id"]
         started = frontend.until(
-            lambda m: m["type"] == "pipeline:started"
-            and m["data"]["execution_id"] == execution_id
+            lambda m: m["type"] == "pipeline:started" and m["data"]["execution_id"] == execution_id
         )
     assert started["data"]["message_id"] == "detection-1"
     assert started["data"]["pipeline_type"] == "sd_ingest"
@@ -212,8 +211,9 @@ def test_a_frontend_that_reconnects_has_seen_every_event_once_in_order(
             execution_id = server.trigger("diamond", text=f"a {round_}")
             # Leave in the middle: the rest comes with the next connection.
             frontend.until(
-                lambda m, e=execution_id: m["type"] == "pipeline:step_started"
-                and m["data"]["execution_id"] == e
+                lambda m, e=execution_id: (
+                    m["type"] == "pipeline:step_started" and m["data"]["execution_id"] == e
+                )
             )
             ids = [message["id"] for message in frontend.seen if "id" in message]
         seen += ids

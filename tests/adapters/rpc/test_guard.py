@@ -169,3 +169,24 @@ async def test_a_stream_that_comes_after_the_end_of_streams_is_refused_and_a_cal
             "unavailable",
             "the server is stopping",
         )
+
+
+async def test_streams_that_end_in_the_middle_of_a_message_still_get_their_status() -> None:
+    async def chatter(request: Any, context: Any) -> AsyncIterator[bytes]:
+        while True:
+            yield b"x"
+
+    async def listen(stream: Any) -> grpc.StatusCode:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            while True:
+                await stream.read()
+        return await stream.code()  # type: ignore[no-any-return]
+
+    guard = Guard()
+    async with served(guard, unary_stream=chatter) as channel, asyncio.timeout(PATIENCE_S):
+        streams = [call(channel, "unary_stream") for _ in range(50)]
+        for stream in streams:
+            await stream.read()
+        guard.end_streams()
+        codes = await asyncio.gather(*(listen(stream) for stream in streams))
+    assert set(codes) == {grpc.StatusCode.UNAVAILABLE}

@@ -1,0 +1,95 @@
+"""The application as it is wired, with fakes where a test wants them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from dependency_injector import providers
+
+from adapters.settings import Settings
+from application.authoring import Pipeline, StepContext, step
+from application.catalogue import Catalogue
+from bootstrap import Container, load_pipeline, running
+from domain.errors import InvalidInput, Unavailable
+
+
+def settings(place: Path, **flags: str) -> Settings:
+    own = {
+        "database_url": f"sqlite:///{place}/rushes.db",
+        "library": str(place),
+        "card_roots": str(place),
+    }
+    return Settings.load({**own, **flags}, {})
+
+
+@step()
+async def greet(context: StepContext) -> dict[str, object]:
+    return {"greeting": f"hello {context.data['name']}"}
+
+
+async def test_a_pipeline_runs_through_the_container(tmp_path: Path) -> None:
+    container = Container(settings=settings(tmp_path))
+    catalogue = Catalogue([Pipeline("greeting", [greet])], pools=["default"])
+    container.catalogue.override(providers.Object(catalogue))
+    async with running(container):
+        feed = container.feed()
+        answer = await container.trigger()("greeting", {"name": "card"})
+        async with asyncio.timeout(10):
+            async for entry in feed.follow(0):
+                if entry.message.type == "pipeline:completed":
+                    break
+        found = await container.status().get(answer.execution.uuid)
+    assert found.status == "completed"
+    assert found.execution_data == {"name": "card", "greeting": "hello card"}
+
+
+async def test_nothing_is_served_after_the_end(tmp_path: Path) -> None:
+    container = Container(settings=settings(tmp_path))
+    async with running(container):
+        trigger = container.trigger()
+    with pytest.raises(Unavailable):
+        await trigger("sd_ingest", {"sd_path": str(tmp_path / "A")})
+
+
+def test_the_built_in_pipeline_is_as_the_specification_has_it(tmp_path: Path) -> None:
+    container = Container(settings=settings(tmp_path))
+    definition = container.catalogue().get("sd_ingest").definition
+    assert {spec.name: spec.depends_on for spec in definition.steps} == {
+        "scan_sd": (),
+        "create_job": ("scan_sd",),
+        "copy_files": ("create_job",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("no_such_module:pipeline", "No module named 'no_such_module'"),
+        ("tests.e2e.pipelines:nothing", "has no attribute 'nothing'"),
+        ("tests.e2e.pipelines:split", "not a Pipeline"),
+    ],
+)
+def test_a_pipeline_that_can_t_be_loaded_is_named(name: str, says: str) -> None:
+    with pytest.raises(InvalidInput, match="RUSHES|pipeline") as refused:
+        load_pipeline(name)
+    assert name in str(refused.value)
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"card_pipeline": "no_such"}, "no_such"),
+        (
+            {"pipelines": "tests.e2e.pipelines:gate", "card_pipeline": "gate"},
+            "doesn't work on cards",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense_together_are_refused(
+    tmp_path: Path, flags: dict[str, str], says: str
+) -> None:
+    with pytest.raises(Exception, match=says):
+        Container(settings=settings(tmp_path, **flags)).catalogue()
