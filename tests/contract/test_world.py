@@ -99,9 +99,7 @@ async def test_a_blocking_call_is_answered_with_what_it_raises(threads: Threads)
 
 async def test_a_callback_reaches_the_loop(threads: Threads) -> None:
     called: list[threading.Thread] = []
-    await threads.run(
-        lambda: threads.on_loop(lambda: called.append(threading.current_thread()))
-    )
+    await threads.run(lambda: threads.on_loop(lambda: called.append(threading.current_thread())))
     await until(lambda: called)
     assert called == [threading.main_thread()]
 
