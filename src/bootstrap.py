@@ -22,6 +22,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
+# gRPC's core writes lines of its own to stderr, beside the errors that we report.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 import uvicorn
 from dependency_injector import containers, providers
 from starlette.applications import Starlette

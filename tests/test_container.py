@@ -72,7 +72,7 @@ def test_the_built_in_pipeline_is_as_the_specification_has_it(tmp_path: Path) ->
     ],
 )
 def test_a_pipeline_that_can_t_be_loaded_is_named(name: str, says: str) -> None:
-    with pytest.raises(InvalidInput, match="RUSHES|pipeline") as refused:
+    with pytest.raises(InvalidInput, match="pipeline") as refused:
         load_pipeline(name)
     assert name in str(refused.value)
     assert says in str(refused.value)

@@ -37,7 +37,7 @@ class Board:
         await settle(3)
 
     @property
-    def fractions(self) -> list[float]:
+    def percents(self) -> list[float]:
         return [each.data["progress"] for each in self.told]
 
 
@@ -63,7 +63,7 @@ async def test_followers_are_told_what_the_design_says(board: Board) -> None:
         "step_name": "a",
         "step_key": "a",
         "attempt": 1,
-        "progress": 0.25,
+        "progress": 25.0,
         "detail": {"bytes_done": 1, "bytes_total": 4},
     }
 
@@ -83,11 +83,11 @@ async def test_each_step_has_its_own_measure(board: Board) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"), [(-1.0, 0.0), (2.0, 1.0), (0.123456, 0.1235), (0, 0.0), (1, 1.0)]
+    ("said", "shown"), [(-1.0, 0), (2.0, 100), (0.123456, 12.3), (0, 0), (1, 100)]
 )
 async def test_a_fraction_is_brought_inside(board: Board, said: float, shown: float) -> None:
     await board.note(said)
-    assert board.fractions == [shown]
+    assert board.percents == [shown]
 
 
 @pytest.mark.parametrize("said", [float("nan"), float("inf"), float("-inf")])
@@ -101,7 +101,7 @@ async def test_progress_never_goes_back_within_an_attempt(board: Board) -> None:
     for fraction in (0.5, 0.2, 0.6):
         await board.note(fraction)
         board.engine.clock.tick(1)
-    assert board.fractions == [0.5, 0.5, 0.6]
+    assert board.percents == [50, 50, 60]
 
 
 async def test_a_detail_that_is_no_json_is_refused(board: Board) -> None:
@@ -131,7 +131,7 @@ async def test_what_a_replaced_attempt_says_is_dropped_and_ends_nothing(board: B
     assert board.told == []
     board.engine.board.end(board.started[0].ref)
     await board.note(0.5, which=2)
-    assert board.fractions == [0.5]
+    assert board.percents == [50]
     assert (await board.engine.status.get(1)).progress == 25
 
 

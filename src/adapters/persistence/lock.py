@@ -16,7 +16,6 @@ from pathlib import Path
 
 from domain.errors import Unavailable
 
-
 PATIENCE_S = 0.25
 """How long a lock is asked for again: who only looks (``holder``) has it for an instant."""
 

@@ -20,8 +20,8 @@ from adapters.steps.faults import (
     CardNotThere,
     FilesMissing,
     LibraryFault,
-    OffloadFault,
     NotACard,
+    OffloadFault,
 )
 from adapters.steps.library import Folder
 from adapters.steps.sd_ingest import sd_ingest

@@ -1,0 +1,408 @@
+"""Pools are never exceeded, nobody is overtaken, no slot is lost, and nothing is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from adapters.dispatch.local import START_AGAIN_S, LocalDispatcher
+from adapters.persistence.database import Database
+from adapters.persistence.executions import SqlExecutions
+from adapters.system import LoopThreads
+from application.authoring import Interrupted, Pipeline, StepContext, StepError, external_step, step
+from application.ports import Query
+from domain.errors import Unavailable
+from domain.execution import ExecutionStatus
+from tests.fakes.engine import Engine
+from tests.fakes.world import settle, until
+
+
+class Workshop:
+    """Handlers that begin, wait for the test's word, and end; and how many there were at once."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.now: Counter[str] = Counter()
+        self.most: Counter[str] = Counter()
+        self.gates: dict[str, asyncio.Event] = {}
+        self.open = False
+
+    def handler(self, pool: str = "default") -> Callable[[StepContext], Awaitable[None]]:
+        async def work(context: StepContext) -> None:
+            name = f"{context.data.get('name')}.{context.step_name}"
+            self.begun.append(name)
+            self.now[pool] += 1
+            self.most[pool] = max(self.most[pool], self.now[pool])
+            try:
+                if not self.open:
+                    await self.gates.setdefault(name, asyncio.Event()).wait()
+                else:
+                    await settle(15)
+            finally:
+                self.now[pool] -= 1
+
+        return work
+
+    def finish(self, *names: str) -> None:
+        for name in names:
+            self.gates[name].set()
+
+
+def build(*pipelines: Pipeline, executions: Any = None, **pools: int) -> Engine:
+    return Engine(
+        *pipelines,
+        dispatcher=LocalDispatcher(pools),
+        executions=executions,
+        pools=tuple(pools),
+    )
+
+
+async def drive(engine: Engine, condition: Callable[[], Any]) -> None:
+    """Let things run, and the time with them, until it is so."""
+    for _ in range(2_000):
+        await settle()
+        if condition():
+            return
+        if engine.clock.sleeping:
+            await engine.clock.advance(0.5)
+    raise AssertionError("it never came to that")
+
+
+async def statuses(engine: Engine) -> Counter[str]:
+    listed = await engine.executions.list(Query(limit=100_000))
+    return Counter(str(execution.status) for execution in listed)
+
+
+async def all_end(engine: Engine, count: int) -> Counter[str]:
+    """Let everything run until so many executions have ended."""
+    for _ in range(5_000):
+        await settle()
+        found = await statuses(engine)
+        if found["completed"] + found["failed"] >= count:
+            return found
+        if engine.clock.sleeping:
+            await engine.clock.advance(0.5)
+    raise AssertionError(f"not all {count} ended: {found}")
+
+
+async def trigger(engine: Engine, name: str, pipeline: str = "one") -> int:
+    return (await engine.trigger(pipeline, {"name": name})).execution.id
+
+
+async def test_no_more_run_at_once_than_a_pool_has_slots() -> None:
+    shop = Workshop()
+    steps = [step(name=f"s{n}")(shop.handler()) for n in range(5)]
+    engine = await build(Pipeline("one", steps), default=3).open()
+    for number in range(4):
+        await trigger(engine, str(number))
+    await settle()
+    assert shop.most["default"] == shop.now["default"] == engine.dispatcher.running == 3
+    while shop.now["default"]:
+        shop.finish(shop.begun[len(shop.begun) - shop.now["default"]])
+        await settle()
+        assert shop.now["default"] <= 3
+    assert shop.most["default"] == 3
+    assert await statuses(engine) == {"completed": 4}
+
+
+async def test_pools_do_not_take_each_others_slots() -> None:
+    shop = Workshop()
+    steps = [
+        step(name="copy", pool="disk")(shop.handler("disk")),
+        step(name="probe")(shop.handler()),
+    ]
+    engine = await build(Pipeline("one", steps), default=2, disk=1).open()
+    for name in "abc":
+        await trigger(engine, name)
+    await settle()
+    assert shop.begun == ["a.copy", "a.probe", "b.probe"]
+    shop.finish("a.copy")
+    await settle()
+    assert shop.begun[3:] == ["b.copy"]
+
+
+async def test_who_has_waited_longest_is_next() -> None:
+    shop = Workshop()
+    steps = [
+        step(name="x")(shop.handler()),
+        step(name="y", depends_on=["x"])(shop.handler()),
+    ]
+    engine = await build(Pipeline("one", steps), default=1).open()
+    for name in "abc":
+        await trigger(engine, name)
+    order = ["a.x", "b.x", "c.x", "a.y", "b.y", "c.y"]
+    for name in order:
+        await settle()
+        shop.finish(name)
+    await all_end(engine, 3)
+    assert shop.begun == order
+
+
+async def test_where_nobody_waits_what_follows_starts_with_the_commit_of_what_ended() -> None:
+    shop = Workshop()
+    shop.open = True
+    steps = [step(name="x")(shop.handler()), step(name="y", depends_on=["x"])(shop.handler())]
+    engine = await build(Pipeline("one", steps), default=1).open()
+    await trigger(engine, "a")
+    await all_end(engine, 1)
+    assert engine.executions.commits == 3
+
+
+async def test_a_slot_of_a_trigger_that_cant_be_stored_is_free_again() -> None:
+    shop = Workshop()
+    engine = await build(Pipeline("one", [step(name="x")(shop.handler())]), default=1).open()
+    engine.executions.refuse_commits = 1
+    with pytest.raises(Unavailable):
+        await trigger(engine, "a")
+    await trigger(engine, "b")
+    await settle()
+    assert shop.begun == ["b.x"]
+
+
+async def test_a_slot_that_a_failed_commit_gives_back_goes_to_who_waits() -> None:
+    shop = Workshop()
+    slow, fast = step(name="x")(shop.handler()), step(name="y")(shop.handler())
+    engine = await build(Pipeline("one", [slow]), Pipeline("two", [fast]), default=1).open()
+    await trigger(engine, "a")
+    await trigger(engine, "b")
+    await trigger(engine, "c", "two")
+    await settle()
+    engine.executions.refuse_commits = 2  # of the report, and of the start that follows
+    shop.finish("a.x")
+    await drive(engine, lambda: len(shop.begun) == 2)
+    shop.finish(shop.begun[-1])
+    await drive(engine, lambda: len(shop.begun) == 3)
+    shop.finish(shop.begun[-1])
+    assert await all_end(engine, 3) == {"completed": 3}
+    assert shop.most["default"] == 1
+
+
+async def test_a_start_that_cant_be_stored_is_tried_again() -> None:
+    shop = Workshop()
+    engine = await build(Pipeline("one", [step(name="x")(shop.handler())]), default=1).open()
+    await trigger(engine, "a")
+    await trigger(engine, "b")
+    await settle()
+    update, failures = engine.executions.update, [Unavailable("full")] * 3
+
+    async def failing(execution_id: int, change: Any) -> Any:
+        if execution_id == 2 and failures:
+            raise failures.pop()
+        return await update(execution_id, change)
+
+    engine.executions.update = failing
+    shop.finish("a.x")
+    for _ in range(3):
+        await settle()
+        assert shop.begun == ["a.x"]
+        await engine.clock.advance(START_AGAIN_S)
+    assert shop.begun == ["a.x", "b.x"]
+
+
+async def test_a_place_in_the_queue_that_is_no_longer_wanted_is_passed_on() -> None:
+    shop = Workshop()
+    pipeline = Pipeline("two", [external_step("render"), step(name="x")(shop.handler())])
+    engine = await build(
+        Pipeline("one", [step(name="x")(shop.handler())]), pipeline, default=1
+    ).open()
+    await trigger(engine, "a")
+    doomed = await trigger(engine, "b", "two")
+    await trigger(engine, "c")
+    await settle()
+    await engine.advance.fail_external(doomed, "render", 1, "no")
+    shop.finish("a.x")
+    await settle()
+    assert shop.begun == ["a.x", "c.x"]
+
+
+async def test_a_retried_step_runs_though_its_old_place_was_passed_on() -> None:
+    shop = Workshop()
+    pipeline = Pipeline("two", [external_step("render"), step(name="x")(shop.handler())])
+    engine = await build(
+        Pipeline("one", [step(name="x")(shop.handler())]), pipeline, default=1
+    ).open()
+    await trigger(engine, "a")
+    doomed = await trigger(engine, "b", "two")
+    await engine.advance.fail_external(doomed, "render", 1, "no")
+    shop.finish("a.x")
+    await settle()
+    await engine.retry(doomed)
+    await settle()
+    assert shop.begun == ["a.x", "b.x"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_whatever_fails_on_the_way_many_executions_all_end_within_the_bounds(
+    seed: int,
+) -> None:
+    chance = random.Random(seed)
+    shop = Workshop()
+    shop.open = True
+
+    async def flaky(context: StepContext) -> None:
+        await shop.handler("disk")(context)
+        if context.attempt == 1 and context.data["flaky"]:
+            raise StepError("not today")
+
+    steps = [
+        step(name="scan")(shop.handler()),
+        step(name="left", depends_on=["scan"])(shop.handler()),
+        step(name="right", depends_on=["scan"], pool="disk")(flaky),
+        step(name="last", depends_on=["left", "right"])(shop.handler()),
+    ]
+    engine = await build(Pipeline("one", steps), default=3, disk=2).open()
+    made = []
+    while len(made) < 60:
+        engine.executions.refuse_commits = chance.choice([0, 0, 0, 1, 2])
+        try:
+            answer = await engine.trigger("one", {"flaky": chance.random() < 0.3})
+            made.append(answer.execution.id)
+        except Unavailable:
+            pass
+        await settle(chance.randrange(4))
+    await all_end(engine, len(made))
+    failed = await engine.executions.list(Query(status=ExecutionStatus.FAILED, limit=1000))
+    for execution in failed:
+        await engine.retry(execution.id)
+    assert await all_end(engine, len(made)) is not None
+    await drive(engine, lambda: not engine.dispatcher.running)
+    assert await statuses(engine) == {"completed": len(made)}
+    assert shop.most == {"default": 3, "disk": 2}, "never more"
+    shop.most.clear()
+    await asyncio.gather(*(engine.trigger("one", {"flaky": False}) for _ in range(20)))
+    await all_end(engine, len(made) + 20)
+    assert shop.most == {"default": 3, "disk": 2}, "no slot was lost on the way"
+
+
+# -- stopping --------------------------------------------------------------------
+
+
+async def test_what_runs_when_rushes_stops_is_given_back_and_nothing_more_starts() -> None:
+    shop = Workshop()
+    steps = [step(name="x")(shop.handler()), step(name="y", depends_on=["x"])(shop.handler())]
+    engine = await build(Pipeline("one", steps), default=1).open()
+    running, waiting = await trigger(engine, "a"), await trigger(engine, "b")
+    await settle()
+    await asyncio.wait_for(engine.dispatcher.stop(), 10)
+    assert engine.dispatcher.running == 0
+    late = await trigger(engine, "c")
+    await settle()
+    assert shop.begun == ["a.x"]
+    for each in (running, waiting, late):
+        execution = await engine.executions.get(each)
+        assert (execution.status, execution.step("x").status) == ("running", "pending")
+        assert execution.step("x").takeovers == 0
+
+    shop.open = True
+    survivor = await build(Pipeline("one", steps), executions=engine.executions, default=1).open()
+    await survivor.recovery()
+    assert await all_end(survivor, 3) == {"completed": 3}
+
+
+async def test_a_step_that_was_launched_just_before_the_stop_is_given_back() -> None:
+    shop = Workshop()
+    engine = await build(Pipeline("one", [step(name="x")(shop.handler())]), default=1).open()
+    made = await trigger(engine, "a")  # launched, and its task has had no turn yet
+    await asyncio.wait_for(engine.dispatcher.stop(), 10)
+    execution = await engine.executions.get(made)
+    assert (execution.step("x").status, execution.step("x").takeovers) == ("pending", 0)
+    assert engine.dispatcher.running == 0
+
+
+async def test_a_step_whose_commit_was_under_way_at_the_stop_is_given_back_unrun() -> None:
+    shop = Workshop()
+    pipeline = Pipeline("one", [step(name="x")(shop.handler())])
+    engine = await build(pipeline, default=2).open()
+    launch, held = engine.dispatcher.launch, []
+    engine.dispatcher.launch = held.append
+    made = await trigger(engine, "a")
+    engine.dispatcher.launch = launch
+    await engine.dispatcher.stop()
+    for started in held:
+        engine.dispatcher.launch(started)
+    await settle()
+    execution = await engine.executions.get(made)
+    assert (execution.step("x").status, execution.step("x").takeovers) == ("pending", 0)
+    assert shop.begun == []
+
+
+async def test_a_handler_in_a_thread_is_asked_to_end_and_waited_for(tmp_path: Path) -> None:
+    begun = threading.Event()
+
+    def endless(context: StepContext) -> None:
+        begun.set()
+        while True:
+            try:
+                context.check()
+            except Interrupted:
+                raise
+            threading.Event().wait(0.001)
+
+    engine = build(Pipeline("one", [step(name="x")(endless)]), default=1)
+    threads = LoopThreads()
+    threads.open()
+    engine.runner._threads = threads
+    await engine.open()
+    made = await trigger(engine, "a")
+    await until(begun.is_set)
+    await asyncio.wait_for(engine.dispatcher.stop(), 10)
+    execution = await engine.executions.get(made)
+    assert (execution.step("x").status, execution.step("x").takeovers) == ("pending", 0)
+    threads.close()
+
+
+async def test_what_ends_by_itself_while_rushes_stops_keeps_its_outcome() -> None:
+    go_on = asyncio.Event()
+
+    async def stubborn(context: StepContext) -> dict[str, int]:
+        while not go_on.is_set():
+            try:
+                await go_on.wait()
+            except asyncio.CancelledError:
+                go_on.set()
+        return {"x": 1}
+
+    engine = await build(Pipeline("one", [step(name="x")(stubborn)]), default=1).open()
+    made = await trigger(engine, "a")
+    await settle()
+    await asyncio.wait_for(engine.dispatcher.stop(), 10)
+    assert (await engine.executions.get(made)).status is ExecutionStatus.COMPLETED
+
+
+# -- on the real store -----------------------------------------------------------
+
+
+async def test_on_sqlite_many_executions_end_within_the_bounds_and_in_order(
+    tmp_path: Path,
+) -> None:
+    shop = Workshop()
+    shop.open = True
+    database = Database(f"sqlite:///{tmp_path}/r.db")
+    database.open()
+    names = ["a", "b", "c"]
+    steps = [
+        step(name=name, depends_on=names[n - 1 : n] if n else ())(shop.handler())
+        for n, name in enumerate(names)
+    ]
+    executions = SqlExecutions(database)
+    engine = await build(Pipeline("one", steps), executions=executions, default=4).open()
+    count = 150
+    await asyncio.gather(*(engine.trigger("one", {}) for _ in range(count)))
+    completed, ids = 0, []
+    async for entry in engine.feed.follow(0):
+        ids.append(entry.message.id)
+        completed += entry.message.type == "pipeline:completed"
+        if completed == count:
+            break
+    assert shop.most["default"] == 4
+    assert ids == sorted(set(ids))
+    assert len(ids) == count * 8
+    await engine.dispatcher.stop()
+    await executions.close()
+    database.close()
