@@ -20,9 +20,7 @@ FILES = ("docs/architecture.md",)
 PLACE = re.compile(r"(<!-- diagram: (\w+) -->\n).*?(<!-- end of diagram -->)", re.DOTALL)
 
 
-def state_machine(
-    transitions: Mapping[StrEnum, Mapping[StrEnum, StrEnum]], first: StrEnum
-) -> str:
+def state_machine(transitions: Mapping[StrEnum, Mapping[StrEnum, StrEnum]], first: StrEnum) -> str:
     """A Mermaid state diagram; states that no arrow reaches yet are left out."""
     lines = ["stateDiagram-v2", f"    [*] --> {first}"]
     reached = {first, *(to for row in transitions.values() for to in row.values())}

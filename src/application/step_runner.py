@@ -61,19 +61,25 @@ class StepRunner:
         report's own commit can then start what waits for it. Raises nothing.
         """
         if self._stopping:  # its commit was under way when the stop came
-            return lambda: self._report(started, lambda: self._advance.release(started.ref))
+            return self._giving_back(started)
+        return await self._work(started)
+
+    async def _work(self, started: Started) -> Callable[[], Awaitable[None]]:
         self._progress.begin(started)
         try:
             outcome = await self._attempt(started)
         except BaseException as error:
             if self._stopping and isinstance(error, Interrupted | asyncio.CancelledError):
-                return lambda: self._report(started, lambda: self._advance.release(started.ref))
+                return self._giving_back(started)
             reason = _reason(error)
             return lambda: self._report(started, lambda: self._advance.fail(started.ref, reason))
         output, job_id = outcome
         return lambda: self._report(
             started, lambda: self._advance.complete(started.ref, output, job_id=job_id)
         )
+
+    def _giving_back(self, started: Started) -> Callable[[], Awaitable[None]]:
+        return lambda: self._report(started, lambda: self._advance.release(started.ref))
 
     async def _attempt(self, started: Started) -> tuple[Mapping[str, Any], int | None]:
         execution, step = started.execution, started.step

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+
 from application import feed as feed_module
 from application.authoring import Pipeline, StepContext, step
 from application.feed import Entry, Feed, StepProgress
@@ -197,10 +198,28 @@ async def test_a_follower_of_one_execution_finds_it_in_a_long_log() -> None:
     follower = Follower(engine.feed, 0, execution_id=2)
     await until(lambda: len(follower.ids) == 4)
     await engine.ran("one")
+    engine.feed.tell(progress(2, 1))
     await settle()
     assert follower.ids == [5, 6, 7, 8]
+    assert follower.entries[-1].message.id is None, "it has reached the live end"
     engine.feed.close()
     await follower.task
+
+
+async def test_what_was_read_from_the_log_before_it_was_let_out_is_seen_once(
+    engine: Engine,
+) -> None:
+    await engine.ran("one")
+    later = Feed(engine.executions, engine.clock)
+    await later.open()
+    await engine.ran("one")  # committed, and ``later`` hasn't let it out yet
+    follower = Follower(later, 0)
+    await settle()
+    assert follower.ids == [1, 2, 3, 4, 5, 6, 7, 8]
+    later.publish((await engine.log())[4:])
+    await settle()
+    assert follower.ids == [1, 2, 3, 4, 5, 6, 7, 8]
+    later.close()
 
 
 @pytest.mark.parametrize("since", [-1, 5, 2**70])

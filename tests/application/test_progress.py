@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+
 from application.authoring import Pipeline, StepContext, step
 from application.feed import StepProgress
 from application.ports import Query, Started
@@ -49,7 +50,7 @@ async def board() -> AsyncIterator[Board]:
     await engine.trigger("two", {}, message_id="m")
     for started in made.started:
         engine.board.begin(started)
-    yield made
+    return made
 
 
 async def test_followers_are_told_what_the_design_says(board: Board) -> None:

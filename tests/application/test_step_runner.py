@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
+
 from application.advance import MAX_ERROR
 from application.authoring import (
     Interrupted,

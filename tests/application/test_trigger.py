@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+
 from application.authoring import Pipeline, StepContext, step
 from application.json_values import MAX_DEPTH, MAX_OBJECT_BYTES
 from application.ports import Query

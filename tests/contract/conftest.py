@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import OperationalError
+
 from adapters.persistence.database import Database
 from adapters.persistence.executions import SqlExecutions
 from application.ports import AttemptRef, Triggered
 from domain.definition import PipelineDefinition, StepSpec
 from domain.events import RecordedFact
 from domain.execution import Execution
-from sqlalchemy import Connection, event
-from sqlalchemy.exc import OperationalError
 from tests.fakes.executions import MemoryExecutions
 from tests.fakes.world import EPOCH, ManualDispatcher, SequentialIds, settle, until
 

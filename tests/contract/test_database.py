@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
 from adapters.persistence.database import SCHEMA, Database
 from adapters.persistence.lock import DatabaseLock
 from adapters.persistence.migrations import configuration
 from adapters.persistence.tables import metadata
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from domain.errors import InvalidInput, Unavailable
 
 SRC = Path(__file__).parents[2] / "src"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from application.ports import Executions, Query
 from domain.definition import PipelineDefinition, StepSpec
 from domain.errors import (
@@ -18,7 +19,6 @@ from domain.errors import (
     MessageConflict,
     Unavailable,
 )
-from domain.events import RecordedFact
 from domain.execution import Execution, ExecutionStatus
 from domain.step import StepStatus
 from tests.contract.conftest import AB, PAIR, Store
@@ -772,7 +772,3 @@ async def test_a_caller_that_goes_away_disturbs_nobody(store: Store) -> None:
     leaving.cancel()
     assert (await staying).step("y").status is StepStatus.COMPLETED
     assert (await asyncio.gather(leaving, return_exceptions=True))[0] is not None
-
-
-def test_a_fact_is_what_clients_resume_from() -> None:
-    assert "id" in RecordedFact.__slots__

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import pytest
+
 from adapters.persistence.footage import KEYS, SqlCardFiles, SqlJobs, SqlLedger
 from application.ports import AttemptRef, CardFiles, Jobs, Ledger
 from domain.errors import AttemptOver, JobNotFound

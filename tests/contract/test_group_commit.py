@@ -8,14 +8,15 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
+from sqlalchemy import event
+
 from adapters.persistence.writer import GROUP, STALE_TRIES, Batch
 from application.ports import Query
 from domain.definition import PipelineDefinition, StepSpec
 from domain.errors import Conflict, ExecutionNotFound, StaleExecution, Unavailable
 from domain.execution import Execution, ExecutionStatus
 from domain.step import Step, StepStatus
-from sqlalchemy import event
-from tests.contract.conftest import AB, PAIR, SqlStore
+from tests.contract.conftest import PAIR, SqlStore
 from tests.contract.test_executions import same, spoil
 from tests.fakes.world import EPOCH, ManualDispatcher, until
 
@@ -391,5 +392,36 @@ async def test_nobody_is_left_unanswered_by_a_close(sql: SqlStore) -> None:
         assert not thread.is_alive()
 
 
-def test_two_chains_are_two_definitions() -> None:
-    assert AB != PAIR
+class Overtaken:
+    """A queue on whose way in a piece is held up until the end has overtaken it, if it can."""
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+        self.entered, self.ended = threading.Event(), threading.Event()
+
+    def put(self, item: Any) -> None:
+        if item is None:
+            self.real.put(None)
+            self.ended.set()
+        else:
+            self.entered.set()
+            self.ended.wait(0.2)
+            self.real.put(item)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+async def test_nothing_comes_to_stand_behind_the_end_of_the_queue(sql: SqlStore) -> None:
+    writer = sql.executions.writer
+    overtaken = Overtaken(writer._queue)
+    writer._queue = overtaken  # type: ignore[assignment]
+    answers: list[object] = []
+    thread = threading.Thread(
+        target=lambda: answers.append(writer.run_blocking(lambda batch: 1)), daemon=True
+    )
+    thread.start()
+    await until(overtaken.entered.is_set)
+    await asyncio.to_thread(writer.close)
+    await until(lambda: answers == [1], within_s=5)
+    thread.join(5)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, timedelta
 
 import pytest
+
 from adapters.system import LoopThreads, SystemClock, Uuid7
 from application.ports import Clock, Ids, Threads
 from tests.fakes.world import FakeClock, InlineThreads, SequentialIds, settle, until

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from typing import Any
 
 import pytest
+
 from domain.definition import DEFAULT_POOL, MAX_STEPS, PipelineDefinition, StepSpec
 from domain.errors import InvalidDefinition
 
@@ -102,7 +104,7 @@ def test_a_circle_is_refused_and_drawn(steps: tuple[StepSpec, ...]) -> None:
     circle = said.rsplit(": ", 1)[1].split(" -> ")
     assert circle[0] == circle[-1]
     by_name = {spec.name: spec for spec in steps}
-    for name, following in zip(circle, circle[1:], strict=False):
+    for name, following in itertools.pairwise(circle):
         assert following in (*by_name[name].depends_on, *by_name[name].after)
     assert "start" not in circle
     assert "end" not in circle

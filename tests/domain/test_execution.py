@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+
 from domain.definition import MAX_STEPS, PipelineDefinition, StepSpec
 from domain.errors import (
     AttemptOver,

@@ -7,13 +7,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from domain.definition import PipelineDefinition, StepSpec
 from domain.errors import AttemptOver, IllegalTransition
 from domain.execution import MAX_TAKEOVERS, Execution, ExecutionStatus
 from domain.step import Step, StepStatus
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 NOW = datetime(2026, 11, 22, 8, 29, tzinfo=UTC)
 
@@ -239,5 +240,5 @@ class Life(RuleBasedStateMachine):
         assert times == sorted(times)
 
 
-Life.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+Life.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestLife = Life.TestCase

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from domain.footage import COPIED_KINDS, FileKind, is_junk, kind_of, layout_of, shown
 from hypothesis import example, given
 from hypothesis import strategies as st
+
+from domain.footage import COPIED_KINDS, FileKind, is_junk, kind_of, layout_of, shown
 
 NASTY = [
     b"",

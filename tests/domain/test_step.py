@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
 from domain.definition import StepSpec
 from domain.errors import IllegalTransition
 from domain.step import ENDED, STEP_TRANSITIONS, Step, StepStatus, StepVerb

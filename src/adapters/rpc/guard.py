@@ -34,7 +34,7 @@ class _Malformed:
     """In the place of a request that could not be read."""
 
 
-class Guard(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+class Guard(aio.ServerInterceptor):
     def __init__(self) -> None:
         self._stopping = asyncio.Event()
         self._waiting: set[asyncio.Task[Any]] = set()

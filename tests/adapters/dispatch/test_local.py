@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from adapters.dispatch.local import START_AGAIN_S, LocalDispatcher
 from adapters.persistence.database import Database
 from adapters.persistence.executions import SqlExecutions
@@ -309,7 +310,7 @@ async def test_a_step_that_was_launched_just_before_the_stop_is_given_back() -> 
     shop = Workshop()
     engine = await build(Pipeline("one", [step(name="x")(shop.handler())]), default=1).open()
     made = await trigger(engine, "a")  # launched, and its task has had no turn yet
-    await asyncio.wait_for(engine.dispatcher.stop(), 10)
+    await engine.dispatcher.stop()
     execution = await engine.executions.get(made)
     assert (execution.step("x").status, execution.step("x").takeovers) == ("pending", 0)
     assert engine.dispatcher.running == 0
