@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from adapters.persistence.writer import GROUP, STALE_TRIES, Batch
+from adapters.persistence.batch import Batch
+from adapters.persistence.writer import GROUP, STALE_TRIES
 from application.ports import Query
 from domain.definition import PipelineDefinition, StepSpec
 from domain.errors import Conflict, ExecutionNotFound, StaleExecution, Unavailable

@@ -10,6 +10,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, func, or_, select
 from sqlalchemy.exc import DBAPIError
 
+from adapters.persistence.batch import Batch
 from adapters.persistence.database import READERS, Database
 from adapters.persistence.rows import detached, fact_of, load_execution, load_executions
 from adapters.persistence.tables import (
@@ -18,7 +19,7 @@ from adapters.persistence.tables import (
     pipeline_step,
     trigger_message,
 )
-from adapters.persistence.writer import Batch, Writer
+from adapters.persistence.writer import Writer
 from application.ports import Change, Dispatcher, Query, Triggered
 from domain.errors import ExecutionNotFound, MessageConflict, Unavailable
 from domain.events import RecordedFact

@@ -13,10 +13,10 @@ from sqlalchemy import Connection, RowMapping, delete, func, insert, select, upd
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError
 
+from adapters.persistence.batch import Batch
 from adapters.persistence.database import Database
 from adapters.persistence.executions import MAX_ID, SqlExecutions
 from adapters.persistence.tables import card_file, imported_copy, imported_file, job
-from adapters.persistence.writer import Batch
 from application.ports import AttemptRef, Clock, Ids
 from domain.errors import AttemptOver, JobNotFound, Unavailable
 from domain.footage import (
