@@ -47,16 +47,19 @@ from adapters.rpc.server import RpcServer
 from adapters.settings import Settings
 from adapters.steps.cards import FsCards
 from adapters.steps.sd_ingest import sd_ingest
-from adapters.system import LoopThreads, SystemClock, Uuid7
+from adapters.system import LoopThreads, SystemChance, SystemClock, Uuid7
 from adapters.websocket.hub import Hub
 from adapters.websocket.messages import MAX_FRAME_BYTES
 from application.advance import Advance
 from application.authoring import Pipeline
+from application.cancel import Cancel
 from application.catalogue import Catalogue
 from application.feed import Feed
+from application.pause import Pause
 from application.progress import ProgressBoard
 from application.recovery import Recovery
 from application.retry import Retry
+from application.settle import Settle
 from application.status import Status
 from application.step_runner import StepRunner
 from application.trigger import Trigger
@@ -152,7 +155,10 @@ class Container(containers.DeclarativeContainer):
         ids=ids,
         threads=threads,
     )
-    advance = providers.Singleton(Advance, executions=executions, clock=clock, progress=progress)
+    chance = providers.Singleton(SystemChance)
+    advance = providers.Singleton(
+        Advance, executions=executions, clock=clock, chance=chance, progress=progress
+    )
     retry = providers.Singleton(Retry, executions=executions, clock=clock)
     status = providers.Singleton(Status, executions=executions, progress=progress)
     recovery = providers.Singleton(Recovery, executions=executions, clock=clock)
@@ -165,6 +171,9 @@ class Container(containers.DeclarativeContainer):
         threads=threads,
     )
     dispatcher = providers.Singleton(LocalDispatcher, settings.provided.pools)
+    cancel = providers.Singleton(Cancel, executions=executions, dispatcher=dispatcher, clock=clock)
+    pause = providers.Singleton(Pause, executions=executions, clock=clock)
+    settle = providers.Singleton(Settle, executions=executions, clock=clock)
 
     hub = providers.Singleton(
         Hub,
@@ -178,6 +187,9 @@ class Container(containers.DeclarativeContainer):
         trigger=trigger,
         status=status,
         retry=retry,
+        cancel=cancel,
+        pause=pause,
+        settle=settle,
         feed=feed,
         catalogue=catalogue,
         jobs=jobs,

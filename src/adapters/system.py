@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 import uuid
 from collections.abc import Callable
@@ -28,6 +29,11 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+class SystemChance:
+    def fraction(self) -> float:
+        return random.random()  # noqa: S311 - pauses, no secrets
 
 
 class Uuid7:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from application.json_values import json_object
-from application.ports import AttemptRef, Clock, Executions
+from application.ports import AttemptRef, Chance, Clock, Executions
 from application.progress import ProgressBoard
 from application.views import ExecutionView
 from domain.errors import InvalidInput
@@ -23,9 +23,12 @@ class Advance:
     from an attempt that is over raises ``AttemptOver``.
     """
 
-    def __init__(self, *, executions: Executions, clock: Clock, progress: ProgressBoard) -> None:
+    def __init__(
+        self, *, executions: Executions, clock: Clock, chance: Chance, progress: ProgressBoard
+    ) -> None:
         self._executions = executions
         self._clock = clock
+        self._chance = chance
         self._progress = progress
 
     async def complete(
@@ -41,14 +44,18 @@ class Advance:
 
         await self._executions.update(ref.execution_id, change)
 
-    async def fail(self, ref: AttemptRef, error: str) -> None:
+    async def fail(self, ref: AttemptRef, error: str, *, permanent: bool = False) -> None:
+        """``permanent``: to try again by itself would be no use."""
         now = self._clock.now()
+        chance = self._chance.fraction()
         live = self._progress.of(ref.execution_id)
         reason = _bounded(error)
 
         def change(execution: Execution) -> None:
             execution.note(live, at=now)
-            execution.fail(ref.step_key, ref.attempt, reason, at=now)
+            execution.fail(
+                ref.step_key, ref.attempt, reason, at=now, permanent=permanent, chance=chance
+            )
 
         await self._executions.update(ref.execution_id, change)
 
@@ -77,17 +84,24 @@ class Advance:
         return await self._report(reference, change)
 
     async def fail_external(
-        self, reference: str | int, step_key: str, attempt: int, error: str
+        self,
+        reference: str | int,
+        step_key: str,
+        attempt: int,
+        error: str,
+        *,
+        permanent: bool = False,
     ) -> ExecutionView:
         """A service outside could not do its step. Raises as ``complete_external`` does."""
         if not error.strip():
             raise InvalidInput("error must say why the step failed", field="error")
         reason = _bounded(error)
         now = self._clock.now()
+        chance = self._chance.fraction()
 
         def change(execution: Execution) -> None:
             execution.require_external(step_key)
-            execution.fail(step_key, attempt, reason, at=now)
+            execution.fail(step_key, attempt, reason, at=now, permanent=permanent, chance=chance)
 
         return await self._report(reference, change)
 

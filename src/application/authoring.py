@@ -26,18 +26,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from application.ports import AttemptRef
-from domain.definition import DEFAULT_POOL, PipelineDefinition, StepSpec
+from domain.definition import DEFAULT_POOL, PipelineDefinition, RetryPolicy, StepSpec
 from domain.errors import InvalidDefinition
 
 __all__ = [
     "Interrupted",
     "PermanentError",
     "Pipeline",
+    "RetryPolicy",
     "StepContext",
     "StepError",
     "external_step",
     "step",
 ]
+
+NO_RETRY = RetryPolicy()
 
 Output = Mapping[str, Any] | None
 Handler = Callable[["StepContext"], Output | Awaitable[Output]]
@@ -55,7 +58,7 @@ class PermanentError(StepError):
 
 
 class Interrupted(BaseException):
-    """Raised by ``StepContext.check``: Rushes is stopping, and the step will run again.
+    """Raised by ``StepContext.check``: Rushes stops, or the attempt is no longer wanted.
 
     No ``Exception``, so that a handler's ``except Exception`` lets it pass.
     """
@@ -116,7 +119,10 @@ class StepContext:
         return self._stopping()
 
     def check(self) -> None:
-        """Call it often in long work. Raises ``Interrupted`` when Rushes is stopping."""
+        """Call it often in long work. Raises ``Interrupted`` when it is to end.
+
+        That is so when Rushes stops, the execution is cancelled, or the time is over.
+        """
         if self._stopping():
             raise Interrupted
 
@@ -142,6 +148,9 @@ def step(
     required: bool = True,
     weight: int = 1,
     pool: str = DEFAULT_POOL,
+    retry: RetryPolicy = NO_RETRY,
+    run_timeout_s: float | None = None,
+    queue_timeout_s: float | None = None,
 ) -> Callable[[Handler], AuthoredStep]:
     """Make a function a step; see ``StepSpec`` for what the words mean."""
 
@@ -156,6 +165,9 @@ def step(
             required=required,
             weight=weight,
             pool=pool,
+            retry=retry,
+            run_timeout_s=run_timeout_s,
+            queue_timeout_s=queue_timeout_s,
         )
         return AuthoredStep(spec, handler)
 
@@ -169,6 +181,7 @@ def external_step(
     after: Sequence[str] = (),
     required: bool = True,
     weight: int = 1,
+    retry: RetryPolicy = NO_RETRY,
 ) -> AuthoredStep:
     """A step that a service outside Rushes does, and reports on over gRPC (``AdvanceStep``)."""
     return AuthoredStep(
@@ -179,6 +192,7 @@ def external_step(
             required=required,
             weight=weight,
             external=True,
+            retry=retry,
         ),
         None,
     )

@@ -157,6 +157,14 @@ class Dispatcher(Protocol):
         """They have committed: run them."""
         ...
 
+    def look_again(self, execution_id: int, at: datetime) -> None:
+        """An attempt is due then, or a wait is over: have the execution looked at (``tick``)."""
+        ...
+
+    def cancel(self, execution_id: int) -> None:
+        """Tell the execution's handlers to end. Their slots stay taken until they have."""
+        ...
+
     def withdraw(self, execution_id: int, keys: Collection[str]) -> None:
         """The transaction that admitted them is gone: their slots are free again."""
         ...
@@ -187,6 +195,12 @@ class Clock(Protocol):
         ...
 
     async def sleep(self, seconds: float) -> None: ...
+
+
+class Chance(Protocol):
+    def fraction(self) -> float:
+        """Any number from 0 up to 1, each as likely as the others."""
+        ...
 
 
 class Ids(Protocol):

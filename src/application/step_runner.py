@@ -11,11 +11,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from application.advance import Advance
-from application.authoring import Handler, Interrupted, StepContext, StepError, runs_on_loop
+from application.authoring import (
+    Handler,
+    Interrupted,
+    PermanentError,
+    StepContext,
+    StepError,
+    runs_on_loop,
+)
 from application.catalogue import Catalogue
 from application.json_values import json_copy, json_object
 from application.ports import Clock, Started, Threads
@@ -26,6 +34,45 @@ log = logging.getLogger(__name__)
 
 REPORT_AGAIN_S = (0.1, 0.5, 1.0, 5.0)
 """How long to wait before a report is offered again; the last one from then on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Completed:
+    output: Mapping[str, Any]
+    job_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """interrupted: it was asked to end, and did."""
+
+    reason: str
+    permanent: bool = False
+    interrupted: bool = False
+
+
+_Outcome = _Completed | _Failed
+
+
+class Attempt:
+    """One attempt at work. Its handler may outlive its outcome, if it doesn't heed a timeout."""
+
+    def __init__(self, started: Started, *, cancellable: bool) -> None:
+        self.started = started
+        self.handler: asyncio.Task[_Outcome]
+        self._cancellable = cancellable
+        self._told = False
+
+    @property
+    def told(self) -> bool:
+        """Whether its handler has been asked to end."""
+        return self._told
+
+    def tell(self) -> None:
+        """Ask its handler to come to an end. A blocking one finds out when it next looks."""
+        self._told = True
+        if self._cancellable:
+            self.handler.cancel()
 
 
 class StepRunner:
@@ -46,44 +93,72 @@ class StepRunner:
         self._stopping = False
 
     def stop(self) -> None:
-        """Ask every running handler to come to an end; they are given back, not failed."""
+        """What is interrupted from now on is given back, not failed; nothing begins any more."""
         self._stopping = True
 
-    def runs_on_loop(self, started: Started) -> bool:
-        """Whether the attempt's handler is a coroutine function, which can be cancelled."""
+    def begin(self, started: Started) -> Attempt:
+        """Set its handler to work."""
         handler = self._catalogue.handler(started.execution.definition.type, started.step.name)
-        return handler is not None and runs_on_loop(handler)
+        on_loop = handler is not None and runs_on_loop(handler)
+        attempt = Attempt(started, cancellable=on_loop)
+        if not self._stopping:  # otherwise its commit was under way when the stop came
+            self._progress.begin(started)
+        attempt.handler = asyncio.create_task(
+            self._outcome(attempt, handler), name=f"step {started.ref}"
+        )
+        return attempt
 
-    async def work(self, started: Started) -> Callable[[], Awaitable[None]]:
-        """Run the handler to its end; the report that is to be made then.
+    async def decided(self, attempt: Attempt) -> Callable[[], Awaitable[None]]:
+        """Wait until the attempt's outcome is known; the report that is to be made then.
 
         Two halves, so that whoever runs attempts can free the slot between them: the
-        report's own commit can then start what waits for it. Raises nothing.
+        report's own commit can then start what waits for it. Raises nothing. If the time
+        is over before the handler has ended, the handler is told, and may go on for a while.
         """
-        if self._stopping:  # its commit was under way when the stop came
-            return self._giving_back(started)
-        return await self._work(started)
+        limit_s = attempt.started.step.spec.run_timeout_s
+        if limit_s is not None:
+            timer = asyncio.create_task(self._clock.sleep(limit_s))
+            await asyncio.wait({attempt.handler, timer}, return_when=asyncio.FIRST_COMPLETED)
+            timer.cancel()
+            if not attempt.handler.done():
+                attempt.tell()
+                return self._report_of(attempt, _Failed(f"ran longer than {limit_s:g} s"))
+        else:
+            await asyncio.wait({attempt.handler})
+        if attempt.handler.cancelled():  # before it had begun
+            return self._report_of(attempt, _Failed("was cancelled", interrupted=True))
+        return self._report_of(attempt, attempt.handler.result())
 
-    async def _work(self, started: Started) -> Callable[[], Awaitable[None]]:
-        self._progress.begin(started)
+    def _report_of(self, attempt: Attempt, outcome: _Outcome) -> Callable[[], Awaitable[None]]:
+        started = attempt.started
+        if isinstance(outcome, _Completed):
+            report = partial(
+                self._advance.complete, started.ref, outcome.output, job_id=outcome.job_id
+            )
+        elif outcome.interrupted and self._stopping:
+            report = partial(self._advance.release, started.ref)
+        else:
+            report = partial(
+                self._advance.fail, started.ref, outcome.reason, permanent=outcome.permanent
+            )
+        return partial(self._report, started, report)
+
+    async def _outcome(self, attempt: Attempt, handler: Handler | None) -> _Outcome:
+        """Whatever a handler does, also to the interpreter, is an outcome."""
+        if self._stopping:
+            return _Failed("was not begun", interrupted=True)
         try:
-            outcome = await self._attempt(started)
+            return await self._call(attempt, handler)
         except BaseException as error:
-            if self._stopping and isinstance(error, Interrupted | asyncio.CancelledError):
-                return self._giving_back(started)
-            reason = _reason(error)
-            return lambda: self._report(started, lambda: self._advance.fail(started.ref, reason))
-        output, job_id = outcome
-        return lambda: self._report(
-            started, lambda: self._advance.complete(started.ref, output, job_id=job_id)
-        )
+            return _Failed(
+                _reason(error),
+                permanent=isinstance(error, PermanentError | InvalidInput),
+                interrupted=isinstance(error, Interrupted | asyncio.CancelledError),
+            )
 
-    def _giving_back(self, started: Started) -> Callable[[], Awaitable[None]]:
-        return lambda: self._report(started, lambda: self._advance.release(started.ref))
-
-    async def _attempt(self, started: Started) -> tuple[Mapping[str, Any], int | None]:
+    async def _call(self, attempt: Attempt, handler: Handler | None) -> _Completed:
+        started = attempt.started
         execution, step = started.execution, started.step
-        handler = self._catalogue.handler(execution.definition.type, step.name)
         if handler is None:
             raise InvalidInput(
                 f"this server has no code for step {step.name!r} "
@@ -97,22 +172,19 @@ class StepRunner:
             step_name=step.name,
             data=json_copy(execution.data),
             report=lambda fraction, detail: self._progress.note(started, fraction, detail),
-            stopping=lambda: self._stopping,
+            stopping=lambda: attempt.told,
         )
-        returned = await self._call(handler, context)
-        output = json_object(
-            {} if returned is None else returned, f"the output of step {step.name!r}"
-        )
-        return output, context.job_id
-
-    async def _call(self, handler: Handler, context: StepContext) -> object:
+        returned: object
         if runs_on_loop(handler):
             returned = handler(context)
         else:
             returned = await self._threads.run(lambda: handler(context))
         if isinstance(returned, Awaitable):
-            return await returned
-        return returned
+            returned = await returned
+        output = json_object(
+            {} if returned is None else returned, f"the output of step {step.name!r}"
+        )
+        return _Completed(output, context.job_id)
 
     async def _report(self, started: Started, report: Callable[[], Awaitable[None]]) -> None:
         try:

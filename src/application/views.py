@@ -40,11 +40,13 @@ class StepView:
     after: tuple[str, ...]
     attempt: int
     failures: int
+    waived: bool
     progress: int
     output_data: Mapping[str, Any] | None
     error_message: str | None
     created_at: str | None
     queued_at: str | None
+    next_attempt_at: str | None
     started_at: str | None
     completed_at: str | None
 
@@ -60,11 +62,13 @@ class StepView:
             after=step.spec.after,
             attempt=step.attempt,
             failures=step.failures,
+            waived=step.waived,
             progress=100 if step.status is StepStatus.COMPLETED else int(100 * step.progress),
             output_data=None if step.output is None else json_copy(step.output),
             error_message=step.error,
             created_at=_timestamp_or_none(step.created_at),
             queued_at=_timestamp_or_none(step.queued_at),
+            next_attempt_at=_timestamp_or_none(step.not_before),
             started_at=_timestamp_or_none(step.started_at),
             completed_at=_timestamp_or_none(step.completed_at),
         )
@@ -89,6 +93,7 @@ class ExecutionView:
     error_message: str | None
     warnings: Sequence[str]
     waits_for: Sequence[str]
+    paused_at: str | None
     created_at: str
     started_at: str | None
     completed_at: str | None
@@ -116,6 +121,7 @@ class ExecutionView:
             error_message=execution.error_message,
             warnings=execution.warnings,
             waits_for=execution.waits_for(),
+            paused_at=_timestamp_or_none(execution.paused_at),
             created_at=timestamp(execution.created_at),
             started_at=_timestamp_or_none(execution.started_at),
             completed_at=_timestamp_or_none(execution.completed_at),

@@ -26,6 +26,45 @@ MAX_STEPS = 1_000
 
 DEFAULT_POOL = "default"
 
+MAX_RETRIES = 100
+"""More than anybody waits for; a step that still fails then needs a person."""
+
+MAX_SECONDS = 31_536_000
+"""A year: longer pauses and timeouts are slips of a unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often a failed attempt is followed by another one by itself, and after how long.
+
+    retries: further attempts after the first; 0 means that a person has to ask.
+    delay_s: before the second attempt; each later pause is ``factor`` times the one
+        before it, up to ``max_delay_s``.
+    jitter: by which share a pause is made longer or shorter by chance, so that what
+        failed together isn't tried again together.
+    """
+
+    retries: int = 0
+    delay_s: float = 1.0
+    factor: float = 2.0
+    max_delay_s: float = 300.0
+    jitter: float = 0.1
+
+    def pause_s(self, failures: int, chance: float) -> float:
+        """Seconds until the next attempt, after so many failures; ``chance`` from 0 to 1."""
+        try:
+            pause = self.delay_s * self.factor ** (failures - 1)
+        except OverflowError:
+            pause = self.max_delay_s
+        return min(pause, self.max_delay_s) * (1 + self.jitter * (2 * chance - 1))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__match_args__}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> RetryPolicy:
+        return cls(**{name: stored[name] for name in cls.__match_args__ if name in stored})
+
 
 @dataclass(frozen=True, slots=True)
 class StepSpec:
@@ -40,6 +79,9 @@ class StepSpec:
     weight: its share of the execution's progress, relative to the others'.
     pool: the named concurrency limit under which it runs.
     external: run by a service outside Rushes, which reports over gRPC.
+    retry: whether it is tried again by itself.
+    run_timeout_s: how long an attempt may take; None for as long as it likes.
+    queue_timeout_s: how long it may wait for a slot once it is ready.
     """
 
     name: str
@@ -49,6 +91,9 @@ class StepSpec:
     weight: int = 1
     pool: str = DEFAULT_POOL
     external: bool = False
+    retry: RetryPolicy = RetryPolicy()
+    run_timeout_s: float | None = None
+    queue_timeout_s: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -59,6 +104,9 @@ class StepSpec:
             "weight": self.weight,
             "pool": self.pool,
             "external": self.external,
+            "retry": self.retry.to_dict(),
+            "run_timeout_s": self.run_timeout_s,
+            "queue_timeout_s": self.queue_timeout_s,
         }
 
     @classmethod
@@ -71,6 +119,9 @@ class StepSpec:
             weight=stored.get("weight", 1),
             pool=stored.get("pool", DEFAULT_POOL),
             external=stored.get("external", False),
+            retry=RetryPolicy.from_dict(stored.get("retry", {})),
+            run_timeout_s=stored.get("run_timeout_s"),
+            queue_timeout_s=stored.get("queue_timeout_s"),
         )
 
 
@@ -163,6 +214,7 @@ def _check_steps(pipeline_type: str, steps: Sequence[StepSpec]) -> None:
                 f"{where}: step {spec.name!r}: weight must be a whole number from 1 to 1000000, "
                 f"not {spec.weight!r}"
             )
+        _check_policy(f"{where}: step {spec.name!r}", spec)
         by_name[spec.name] = spec
     for spec in steps:
         for relation, names in (("depends_on", spec.depends_on), ("after", spec.after)):
@@ -178,3 +230,32 @@ def _check_steps(pipeline_type: str, steps: Sequence[StepSpec]) -> None:
                     f"{where}: required step {spec.name!r} depends on optional step {name!r}; "
                     "it may come after it, or be optional too"
                 )
+
+
+def _check_policy(where: str, spec: StepSpec) -> None:
+    policy = spec.retry
+    if type(policy.retries) is not int or not 0 <= policy.retries <= MAX_RETRIES:
+        raise InvalidDefinition(
+            f"{where}: retries must be a whole number from 0 to {MAX_RETRIES}, "
+            f"not {policy.retries!r}"
+        )
+    bounds: tuple[tuple[str, object, float, float], ...] = (
+        ("delay_s", policy.delay_s, 0, MAX_SECONDS),
+        ("factor", policy.factor, 1, 100),
+        ("max_delay_s", policy.max_delay_s, 0, MAX_SECONDS),
+        ("jitter", policy.jitter, 0, 1),
+        ("run_timeout_s", spec.run_timeout_s, 0.001, MAX_SECONDS),
+        ("queue_timeout_s", spec.queue_timeout_s, 0.001, MAX_SECONDS),
+    )
+    for name, value, least, most in bounds:
+        if value is None and name.endswith("timeout_s"):
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not least <= float(value) <= most:  # type: ignore[arg-type]
+            raise InvalidDefinition(
+                f"{where}: {name} must be from {least} to {most}, not {value!r}"
+            )
+    if spec.external and spec.queue_timeout_s is not None:
+        raise InvalidDefinition(
+            f"{where}: an external step waits for no slot, so no queue_timeout_s"
+        )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 
@@ -26,10 +26,7 @@ class Fact:
 
     def data(self) -> dict[str, Any]:
         """What clients are told, beside the execution's id and the message's; JSON."""
-        told = {name: getattr(self, name) for name in self.__match_args__ if name != "at"}
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in told.items()
-        }
+        return {name: _as_json(getattr(self, name)) for name in self.__match_args__ if name != "at"}
 
     @property
     def subject(self) -> str | None:
@@ -71,6 +68,24 @@ class PipelineFailed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class PipelineCancelled(Fact):
+    """``cancelled`` are the keys of the steps that will not run, or not to their end."""
+
+    type: ClassVar[str] = "pipeline:cancelled"
+    cancelled: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PipelinePaused(Fact):
+    type: ClassVar[str] = "pipeline:paused"
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineResumed(Fact):
+    type: ClassVar[str] = "pipeline:resumed"
+
+
+@dataclass(frozen=True, slots=True)
 class PipelineRetried(Fact):
     """``reopened`` are the keys of the steps that will run again."""
 
@@ -109,11 +124,28 @@ class StepFailed(StepFact):
 
 
 @dataclass(frozen=True, slots=True)
+class StepRetrying(StepFact):
+    """``attempt`` has failed with ``error``; the next one starts after ``next_attempt_at``."""
+
+    type: ClassVar[str] = "pipeline:step_retrying"
+    error: str
+    next_attempt_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class StepSkipped(StepFact):
-    """``error`` names the step because of which this one can't run."""
+    """``error`` names the step because of which it can't run, or says who waived it."""
 
     type: ClassVar[str] = "pipeline:step_skipped"
     error: str
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return value
 
 
 @dataclass(frozen=True, slots=True)

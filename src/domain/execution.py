@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -39,12 +39,16 @@ from domain.errors import (
 )
 from domain.events import (
     Fact,
+    PipelineCancelled,
     PipelineCompleted,
     PipelineFailed,
+    PipelinePaused,
+    PipelineResumed,
     PipelineRetried,
     PipelineStarted,
     StepCompleted,
     StepFailed,
+    StepRetrying,
     StepSkipped,
     StepStarted,
 )
@@ -66,14 +70,19 @@ class ExecutionVerb(StrEnum):
     START = "start"
     COMPLETE = "complete"
     FAIL = "fail"
+    CANCEL = "cancel"
     RETRY = "retry"
 
 
 EXECUTION_TRANSITIONS: Mapping[ExecutionStatus, Mapping[ExecutionVerb, ExecutionStatus]] = {
-    ExecutionStatus.PENDING: {ExecutionVerb.START: ExecutionStatus.RUNNING},
+    ExecutionStatus.PENDING: {
+        ExecutionVerb.START: ExecutionStatus.RUNNING,
+        ExecutionVerb.CANCEL: ExecutionStatus.CANCELLED,
+    },
     ExecutionStatus.RUNNING: {
         ExecutionVerb.COMPLETE: ExecutionStatus.COMPLETED,
         ExecutionVerb.FAIL: ExecutionStatus.FAILED,
+        ExecutionVerb.CANCEL: ExecutionStatus.CANCELLED,
     },
     ExecutionStatus.COMPLETED: {},
     ExecutionStatus.FAILED: {ExecutionVerb.RETRY: ExecutionStatus.RUNNING},
@@ -109,6 +118,7 @@ class Execution:
     error_message: str | None = None
     warnings: tuple[str, ...] = ()
     progress: int = 0
+    paused_at: datetime | None = None
     version: int = 0
     started_at: datetime | None = None
     completed_at: datetime | None = None
@@ -161,6 +171,7 @@ class Execution:
             or self.job_id != other.job_id
             or self.error_message != other.error_message
             or self.warnings != other.warnings
+            or self.paused_at != other.paused_at
         )
 
     # -- questions ---------------------------------------------------------------
@@ -182,10 +193,23 @@ class Execution:
             raise StepNotFound(self.uuid, key) from None
 
     def ready(self) -> Sequence[Step]:
-        """The steps that may start now, in the order of the definition."""
-        if self.status is not ExecutionStatus.RUNNING:
+        """The steps that may start at ``updated_at``, in the order of the definition."""
+        if self.status is not ExecutionStatus.RUNNING or self.paused_at is not None:
             return ()
         return [step for step in self.steps.values() if self._may_start(step)]
+
+    def next_look_at(self) -> datetime | None:
+        """When something may be due by itself: an attempt to start, a wait to give up."""
+        if self.status is not ExecutionStatus.RUNNING or self.paused_at is not None:
+            return None
+        due = [
+            time
+            for step in self.steps.values()
+            if step.status is StepStatus.PENDING
+            for time in (step.not_before, step.queue_ends_at)
+            if time is not None and time > self.updated_at
+        ]
+        return min(due, default=None)
 
     def waits_for(self) -> Sequence[str]:
         """The steps that somebody outside Rushes has to report on."""
@@ -195,16 +219,13 @@ class Execution:
             if step.spec.external and step.status is StepStatus.RUNNING
         ]
 
-    def touch(self, *, at: datetime) -> None:
-        """Somebody looked whether anything may start now, at ``at``."""
-        self.updated_at = at
-
     # -- verbs of the engine -----------------------------------------------------
 
     def start(self, key: str, *, at: datetime) -> Step:
         """Raises ``IllegalTransition`` unless the step is ready."""
         step = self.step(key)
-        if self.status is not ExecutionStatus.RUNNING or not self._may_start(step):
+        running = self.status is ExecutionStatus.RUNNING and self.paused_at is None
+        if not running or not self._may_start(step):
             raise IllegalTransition(f"step {key}", "start", f"{step.status} and not ready")
         started = self._put(step.start(at=at), at)
         self._record(StepStarted(at, started.name, key, started.attempt))
@@ -263,27 +284,45 @@ class Execution:
         self._record(StepCompleted(at, step.name, key, attempt, self.progress))
         self._finish_if_done(at)
 
-    def fail(self, key: str, attempt: int, error: str, *, at: datetime) -> None:
+    def fail(
+        self,
+        key: str,
+        attempt: int,
+        error: str,
+        *,
+        at: datetime,
+        permanent: bool = False,
+        chance: float = 0.5,
+    ) -> None:
         """The attempt has failed. Reporting it twice is a no-op.
 
+        Unless the failure is ``permanent``, another attempt follows by itself while the
+        step's policy allows one; ``chance`` (0 to 1) makes its pause longer or shorter.
         Raises ``StepNotFound``; ``AttemptOver`` for an attempt that doesn't run.
         """
         step = self.step(key)
-        if step.status is StepStatus.FAILED and step.attempt == attempt and step.error == error:
+        told = step.status in (StepStatus.FAILED, StepStatus.PENDING) and step.error == error
+        if told and step.attempt == attempt:
             return
         self._believe(step, attempt)
-        failed = self._put(step.fail(error, at=at), at)
-        self._record(StepFailed(at, step.name, key, attempt, error))
-        self._skip_dependents(failed, at)
-        if not step.spec.required:
-            self.warnings = (*self.warnings, f"optional step {key} failed: {error}")
-            self._advance_progress()
-            self._finish_if_done(at)
-        elif self.status is ExecutionStatus.RUNNING:
-            self.status = self._fire(ExecutionVerb.FAIL)
-            self.error_message = f"step {key} failed (attempt {attempt}): {error}"
-            self.completed_at = at
-            self._record(PipelineFailed(at, step.name, key, attempt, error))
+        policy = step.spec.retry
+        again = not permanent and step.failures < policy.retries
+        if again and self.status is ExecutionStatus.RUNNING:
+            pause = timedelta(seconds=policy.pause_s(step.failures + 1, chance))
+            self._put(step.retry_later(error, not_before=at + pause), at)
+            self._record(StepRetrying(at, step.name, key, attempt, error, at + pause))
+        else:
+            self._fail_for_good(step, error, at)
+
+    def tick(self, *, at: datetime) -> None:
+        """Time has passed: give up what has waited too long; what is due is ready by now."""
+        self.updated_at = max(self.updated_at, at)
+        for step in list(self.steps.values()):
+            waits = self.status is ExecutionStatus.RUNNING and step.status is StepStatus.PENDING
+            ends_at = step.queue_ends_at
+            if waits and ends_at is not None and ends_at <= at:
+                waited = step.spec.queue_timeout_s
+                self._fail_for_good(step, f"waited more than {waited:g} s for a slot", at)
 
     def recover(self, *, at: datetime) -> None:
         """The process that ran the steps is gone: take over what it was doing.
@@ -294,14 +333,12 @@ class Execution:
             if step.status is not StepStatus.RUNNING or step.spec.external:
                 continue
             if step.takeovers >= MAX_TAKEOVERS:
-                self.fail(
-                    step.key,
-                    step.attempt,
-                    f"lost its worker {step.takeovers + 1} times; it may be what ends it",
-                    at=at,
+                self._fail_for_good(
+                    step, f"lost its worker {step.takeovers + 1} times; it may be what ends it", at
                 )
             else:
                 self._put(step.take_over(), at)
+        self.updated_at = at
         self.progress = 0
         self._advance_progress()
 
@@ -325,7 +362,8 @@ class Execution:
         reopened = [
             self._put(step.reopen(), at).key
             for step in list(self.steps.values())
-            if step.status in (StepStatus.FAILED, StepStatus.SKIPPED)
+            if step.status is StepStatus.FAILED
+            or (step.status is StepStatus.SKIPPED and not step.waived)
         ]
         self.error_message = None
         self.warnings = ()
@@ -333,6 +371,83 @@ class Execution:
         self.progress = 0
         self._advance_progress()
         self._record(PipelineRetried(at, reopened=tuple(reopened)))
+
+    def cancel(self, *, at: datetime) -> None:
+        """Nothing more starts, and what runs is no longer waited for. Twice is a no-op.
+
+        Raises ``IllegalTransition`` once the execution has ended otherwise.
+        """
+        if self.status is ExecutionStatus.CANCELLED:
+            return
+        self.status = self._fire(ExecutionVerb.CANCEL)
+        cancelled = [
+            self._put(step.cancel(at=at), at).key
+            for step in list(self.steps.values())
+            if not step.ended
+        ]
+        self.paused_at = None
+        self.completed_at = at
+        self._record(PipelineCancelled(at, cancelled=tuple(cancelled)))
+
+    def pause(self, *, at: datetime) -> None:
+        """Nothing more starts; what runs goes on to its end. Twice is a no-op.
+
+        Raises ``IllegalTransition`` once the execution has ended.
+        """
+        if not self.active:
+            raise IllegalTransition(f"execution {self.uuid}", "pause", self.status)
+        if self.paused_at is None:
+            self.paused_at = at
+            for step in list(self.steps.values()):
+                self._put(step.leave_queue(), at)
+            self._record(PipelinePaused(at))
+
+    def resume(self, *, at: datetime) -> None:
+        """Go on after ``pause``; a no-op if it isn't paused.
+
+        Raises ``IllegalTransition`` once the execution has ended.
+        """
+        if not self.active:
+            raise IllegalTransition(f"execution {self.uuid}", "resume", self.status)
+        if self.paused_at is not None:
+            self.paused_at = None
+            self._record(PipelineResumed(at))
+
+    def waive(self, key: str, *, at: datetime) -> None:
+        """A person says that a failed step may be missing; what depends on it goes on.
+
+        Resumes the execution once no required step is failed. Twice is a no-op.
+        Raises ``StepNotFound``; ``IllegalTransition`` unless step and execution have failed.
+        """
+        step = self.step(key)
+        if step.waived and step.status is StepStatus.SKIPPED:
+            return
+        self._require_failed("skip", step)
+        reason = "skipped by hand"
+        waived = self._put(step.waive(reason, at=at), at)
+        self._record(StepSkipped(at, waived.name, key, waived.attempt, reason))
+        self._resume_if_settled(at)
+
+    def settle(self, key: str, output: Mapping[str, Any], *, at: datetime) -> None:
+        """A person has done a failed step's work, and says what came of it.
+
+        Resumes the execution once no required step is failed. The same again is a no-op.
+        Raises ``StepNotFound``; ``IllegalTransition`` unless step and execution have
+        failed; ``InvalidInput`` for an output that contradicts what is there.
+        """
+        step = self.step(key)
+        if step.status is StepStatus.COMPLETED and _same(step.output, output):
+            return
+        self._require_failed("complete", step)
+        contradictions = self._contradictions(step, output)
+        if contradictions:
+            raise InvalidInput(f"step {key}: {contradictions[0]}", field="output")
+        settled = self._put(step.settle(output, at=at), at)
+        if output:
+            self.data = {**self.data, **output}
+        self._advance_progress()
+        self._record(StepCompleted(at, settled.name, key, settled.attempt, self.progress))
+        self._resume_if_settled(at)
 
     def require_external(self, key: str) -> Step:
         """Raises ``NotExternal`` if the step is Rushes' own business."""
@@ -353,7 +468,8 @@ class Execution:
         steps = self.steps
         return (
             step.status is StepStatus.PENDING
-            and all(steps[name].status is StepStatus.COMPLETED for name in step.spec.depends_on)
+            and (step.not_before is None or step.not_before <= self.updated_at)
+            and all(steps[name].satisfies for name in step.spec.depends_on)
             and all(steps[name].ended for name in step.spec.after)
         )
 
@@ -398,6 +514,59 @@ class Execution:
             )
         return found
 
+    def _fail_for_good(self, step: Step, error: str, at: datetime) -> None:
+        failed = self._put(step.fail(error, at=at), at)
+        self._record(StepFailed(at, step.name, step.key, step.attempt, error))
+        self._skip_dependents(failed, at)
+        if not step.spec.required:
+            self.warnings = (*self.warnings, f"optional step {step.key} failed: {error}")
+            self._advance_progress()
+            self._finish_if_done(at)
+        elif self.status is ExecutionStatus.RUNNING:
+            self.status = self._fire(ExecutionVerb.FAIL)
+            self.error_message = f"step {step.key} failed (attempt {step.attempt}): {error}"
+            self.completed_at = at
+            self._record(PipelineFailed(at, step.name, step.key, step.attempt, error))
+
+    def _require_failed(self, verb: str, step: Step) -> None:
+        if self.status is not ExecutionStatus.FAILED:
+            raise IllegalTransition(f"step {step.key} of an execution", verb, self.status)
+        if step.status is not StepStatus.FAILED:
+            raise IllegalTransition(f"step {step.key}", f"be settled ({verb})", step.status)
+
+    def _resume_if_settled(self, at: datetime) -> None:
+        """Once no required step is failed, go on with what was skipped only because of it."""
+        if any(s.status is StepStatus.FAILED and s.spec.required for s in self.steps.values()):
+            return
+        self.status = self._fire(ExecutionVerb.RETRY)
+        reopened = []
+        for spec in self.definition.steps:  # in any order: what it depends on is looked through
+            step = self.steps[spec.name]
+            if step.status is StepStatus.SKIPPED and not step.waived and self._unblocked(step):
+                reopened.append(self._put(step.reopen(), at).key)
+        self.error_message = None
+        self.completed_at = None
+        self.progress = 0
+        self._advance_progress()
+        self._record(PipelineRetried(at, reopened=tuple(reopened)))
+        self._finish_if_done(at)
+
+    def _unblocked(self, step: Step) -> bool:
+        """Whether nothing that it depends on, however far up, has failed."""
+        seen: set[str] = set()
+        above = list(step.spec.depends_on)
+        while above:
+            name = above.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            other = self.steps[name]
+            if other.status is StepStatus.FAILED:
+                return False
+            if not other.satisfies:
+                above.extend(other.spec.depends_on)
+        return True
+
     def _skip_dependents(self, culprit: Step, at: datetime) -> None:
         """Transitively, and without recursion: a chain may be longer than the stack."""
         culprits = [culprit]
@@ -429,7 +598,7 @@ class Execution:
         for step in self.steps.values():
             weight = step.spec.weight
             total += weight
-            if step.status is StepStatus.COMPLETED or (step.ended and not step.spec.required):
+            if step.satisfies or (step.ended and not step.spec.required):
                 done += weight
             elif step.status is StepStatus.RUNNING:
                 done += weight * step.progress

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -39,22 +39,34 @@ class StepVerb(StrEnum):
     COMPLETE = "complete"
     FAIL = "fail"
     SKIP = "skip"
+    RETRY_LATER = "retry later"
     TAKE_OVER = "take over"
+    CANCEL = "cancel"
     REOPEN = "reopen"
+    WAIVE = "waive"
+    SETTLE = "settle"
 
 
 STEP_TRANSITIONS: Mapping[StepStatus, Mapping[StepVerb, StepStatus]] = {
     StepStatus.PENDING: {
         StepVerb.START: StepStatus.RUNNING,
+        StepVerb.FAIL: StepStatus.FAILED,
         StepVerb.SKIP: StepStatus.SKIPPED,
+        StepVerb.CANCEL: StepStatus.CANCELLED,
     },
     StepStatus.RUNNING: {
         StepVerb.COMPLETE: StepStatus.COMPLETED,
         StepVerb.FAIL: StepStatus.FAILED,
+        StepVerb.RETRY_LATER: StepStatus.PENDING,
         StepVerb.TAKE_OVER: StepStatus.PENDING,
+        StepVerb.CANCEL: StepStatus.CANCELLED,
     },
     StepStatus.COMPLETED: {},
-    StepStatus.FAILED: {StepVerb.REOPEN: StepStatus.PENDING},
+    StepStatus.FAILED: {
+        StepVerb.REOPEN: StepStatus.PENDING,
+        StepVerb.WAIVE: StepStatus.SKIPPED,
+        StepVerb.SETTLE: StepStatus.COMPLETED,
+    },
     StepStatus.SKIPPED: {StepVerb.REOPEN: StepStatus.PENDING},
     StepStatus.CANCELLED: {},
 }
@@ -74,6 +86,8 @@ class Step:
     takeovers: attempts lost with their worker, since a person last retried.
     progress: of the running attempt, from 0 to 1, as last noted.
     queued_at: since when it has been ready and waiting for a slot.
+    not_before: when the next attempt may start, after one that failed.
+    waived: a person has said that it may be missing; what depends on it may go on.
     """
 
     spec: StepSpec
@@ -90,6 +104,8 @@ class Step:
     started_at: datetime | None = None
     completed_at: datetime | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    not_before: datetime | None = None
+    waived: bool = False
 
     @property
     def name(self) -> str:
@@ -98,6 +114,18 @@ class Step:
     @property
     def ended(self) -> bool:
         return self.status in ENDED
+
+    @property
+    def satisfies(self) -> bool:
+        """Whether what depends on it may start."""
+        return self.status is StepStatus.COMPLETED or self.waived
+
+    @property
+    def queue_ends_at(self) -> datetime | None:
+        """When it will have waited too long for a slot."""
+        if self.queued_at is None or self.spec.queue_timeout_s is None:
+            return None
+        return self.queued_at + timedelta(seconds=self.spec.queue_timeout_s)
 
     def _fire(self, verb: StepVerb) -> StepStatus:
         try:
@@ -117,6 +145,7 @@ class Step:
             progress=0.0,
             error=None,
             started_at=at,
+            not_before=None,
         )
 
     def queue(self, *, at: datetime) -> Step:
@@ -124,6 +153,12 @@ class Step:
         if self.queued_at is not None or self.status is not StepStatus.PENDING:
             return self
         return replace(self, queued_at=at)
+
+    def leave_queue(self) -> Step:
+        """It waits for something else than a slot now."""
+        if self.queued_at is None or self.status is not StepStatus.PENDING:
+            return self
+        return replace(self, queued_at=None)
 
     def note(self, progress: float) -> Step:
         """Progress of the running attempt; it never goes back within one."""
@@ -146,6 +181,39 @@ class Step:
             status=self._fire(StepVerb.FAIL),
             failures=self.failures + 1,
             error=error,
+            completed_at=at,
+        )
+
+    def retry_later(self, error: str, *, not_before: datetime) -> Step:
+        """The attempt has failed, and another one follows by itself."""
+        return replace(
+            self,
+            status=self._fire(StepVerb.RETRY_LATER),
+            failures=self.failures + 1,
+            error=error,
+            progress=0.0,
+            queued_at=None,
+            started_at=None,
+            not_before=not_before,
+        )
+
+    def cancel(self, *, at: datetime) -> Step:
+        return replace(self, status=self._fire(StepVerb.CANCEL), not_before=None, completed_at=at)
+
+    def waive(self, reason: str, *, at: datetime) -> Step:
+        """A person says that it may be missing."""
+        return replace(
+            self, status=self._fire(StepVerb.WAIVE), error=reason, waived=True, completed_at=at
+        )
+
+    def settle(self, output: Mapping[str, Any], *, at: datetime) -> Step:
+        """A person has done its work, and says what came of it."""
+        return replace(
+            self,
+            status=self._fire(StepVerb.SETTLE),
+            output=output,
+            error=None,
+            progress=1.0,
             completed_at=at,
         )
 
@@ -177,4 +245,5 @@ class Step:
             queued_at=None,
             started_at=None,
             completed_at=None,
+            not_before=None,
         )

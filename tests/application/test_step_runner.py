@@ -287,28 +287,24 @@ async def test_a_report_of_an_attempt_that_was_replaced_is_dropped() -> None:
 # -- stopping --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["check", "cancelled"])
-async def test_when_rushes_stops_the_attempt_is_given_back(how: str) -> None:
+async def test_when_rushes_stops_the_attempt_is_given_back() -> None:
     begun = asyncio.Event()
 
     async def endless(context: StepContext) -> Output:
         begun.set()
         while True:
-            if how == "check":
-                context.check()
             await asyncio.sleep(0)
 
     engine = await Engine(
         Pipeline("one", [step(name="a")(endless)]), dispatcher=ManualDispatcher()
     ).open()
     answer = await engine.trigger("one", {})
-    working = asyncio.ensure_future(engine.runner.work(engine.dispatcher.launched[0]))
+    attempt = engine.runner.begin(engine.dispatcher.launched[0])
     await begun.wait()
     engine.dispatcher.slots = 0
     engine.runner.stop()
-    if how == "cancelled":
-        working.cancel()
-    await (await working)()
+    attempt.tell()
+    await (await engine.runner.decided(attempt))()
     execution = await engine.executions.get(answer.execution.id)
     assert (execution.step("a").status, execution.step("a").takeovers) == ("pending", 0)
     assert execution.status == "running"
@@ -320,7 +316,7 @@ async def test_what_a_handler_finished_while_rushes_stops_is_kept() -> None:
         Pipeline("one", [step(name="a")(lambda context: {"x": 1})]), dispatcher=ManualDispatcher()
     ).open()
     answer = await engine.trigger("one", {})
-    report = await engine.runner.work(engine.dispatcher.launched[0])
+    report = await engine.runner.decided(engine.runner.begin(engine.dispatcher.launched[0]))
     engine.runner.stop()
     await report()
     assert (await engine.status.get(answer.execution.id)).status == "completed"
@@ -335,7 +331,7 @@ async def test_an_attempt_that_begins_while_rushes_stops_is_given_back_unrun() -
     answer = await engine.trigger("one", {})
     engine.dispatcher.slots = 0
     engine.runner.stop()
-    await (await engine.runner.work(engine.dispatcher.launched[0]))()
+    await (await engine.runner.decided(engine.runner.begin(engine.dispatcher.launched[0])))()
     execution = await engine.executions.get(answer.execution.id)
     assert (execution.step("a").status, execution.step("a").takeovers) == ("pending", 0)
     assert ran == []
@@ -346,7 +342,7 @@ async def test_an_outcome_that_cant_be_stored_doesnt_hold_up_a_stop() -> None:
         Pipeline("one", [step(name="a")(lambda context: None)]), dispatcher=ManualDispatcher()
     ).open()
     await engine.trigger("one", {})
-    report = await engine.runner.work(engine.dispatcher.launched[0])
+    report = await engine.runner.decided(engine.runner.begin(engine.dispatcher.launched[0]))
     engine.executions.refuse_commits = 99
     engine.runner.stop()
     await asyncio.wait_for(report(), 10)
@@ -402,7 +398,7 @@ async def test_a_retry_waits_for_the_card() -> None:
         Pipeline("card", [step(name="a")(flaky(1))], card=True), dispatcher=ManualDispatcher()
     ).open()
     first = await engine.trigger("card", {"sd_path": "/x"})
-    await (await engine.runner.work(engine.dispatcher.launched[0]))()
+    await (await engine.runner.decided(engine.runner.begin(engine.dispatcher.launched[0])))()
     await engine.trigger("card", {"sd_path": "/x"})
     with pytest.raises(CardBusy):
         await engine.retry(first.execution.id)
@@ -419,7 +415,7 @@ async def test_recovery_goes_on_with_everything_unfinished_and_repeats_nothing()
     dead = ManualDispatcher()
     engine = await Engine(pipeline, dispatcher=dead).open()
     made = [(await engine.trigger("two", {})).execution.id for _ in range(130)]
-    await (await engine.runner.work(dead.launched[0]))()
+    await (await engine.runner.decided(engine.runner.begin(dead.launched[0])))()
 
     survivor = await Engine(pipeline, executions=engine.executions).open()
     assert await survivor.recovery() == len(made)

@@ -284,7 +284,7 @@ async def test_changes_of_one_execution_each_see_what_the_one_before_left(store:
 async def test_a_change_that_changes_nothing_writes_nothing(store: Store) -> None:
     made = await store.make()
     before = await store.executions.get(made)
-    after = await store.executions.update(made, lambda e: e.touch(at=e.updated_at))
+    after = await store.executions.update(made, lambda e: e.tick(at=e.updated_at))
     assert same(after, before)
     assert (await store.executions.get(made)).version == before.version
     assert len(store.published) == 2
@@ -406,7 +406,7 @@ async def test_a_step_without_a_slot_waits_and_is_asked_about_again(store: Store
     assert waiting.step("y").status is StepStatus.PENDING
     assert waiting.step("y").queued_at == EPOCH
     store.dispatcher.free(made, "x")
-    started = await store.executions.update(made, lambda e: e.touch(at=EPOCH))
+    started = await store.executions.update(made, lambda e: e.tick(at=EPOCH))
     assert started.step("y").status is StepStatus.RUNNING
     assert store.dispatcher.keys == ["x", "y"]
 

@@ -77,6 +77,7 @@ CALLS: dict[ExecutionVerb, Callable[[Execution], object]] = {
     ExecutionVerb.START: lambda e: e._fire(ExecutionVerb.START),
     ExecutionVerb.COMPLETE: lambda e: e._fire(ExecutionVerb.COMPLETE),
     ExecutionVerb.FAIL: lambda e: e._fire(ExecutionVerb.FAIL),
+    ExecutionVerb.CANCEL: lambda e: e._fire(ExecutionVerb.CANCEL),
     ExecutionVerb.RETRY: lambda e: e.retry(at=NOW),
 }
 
@@ -84,6 +85,8 @@ EXPECTED = {
     (ExecutionStatus.PENDING, ExecutionVerb.START): ExecutionStatus.RUNNING,
     (ExecutionStatus.RUNNING, ExecutionVerb.COMPLETE): ExecutionStatus.COMPLETED,
     (ExecutionStatus.RUNNING, ExecutionVerb.FAIL): ExecutionStatus.FAILED,
+    (ExecutionStatus.PENDING, ExecutionVerb.CANCEL): ExecutionStatus.CANCELLED,
+    (ExecutionStatus.RUNNING, ExecutionVerb.CANCEL): ExecutionStatus.CANCELLED,
     (ExecutionStatus.FAILED, ExecutionVerb.RETRY): ExecutionStatus.RUNNING,
 }
 
@@ -147,7 +150,7 @@ def test_a_draft_leaves_its_original_as_it_was_and_records_only_its_own() -> Non
 def test_a_draft_that_was_only_looked_at_differs_in_nothing() -> None:
     original = triggered(StepSpec("a"))
     draft = original.copy()
-    draft.touch(at=at(5))
+    draft.tick(at=at(5))
     draft.note({}, at=at(5))
     assert not draft.differs_from(original)
 

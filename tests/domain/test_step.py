@@ -20,15 +20,25 @@ CALLS: dict[StepVerb, Callable[[Step], Step]] = {
     StepVerb.FAIL: lambda step: step.fail("no", at=NOW),
     StepVerb.SKIP: lambda step: step.skip("because", at=NOW),
     StepVerb.TAKE_OVER: lambda step: step.take_over(),
+    StepVerb.RETRY_LATER: lambda step: step.retry_later("no", not_before=LATER),
+    StepVerb.CANCEL: lambda step: step.cancel(at=NOW),
     StepVerb.REOPEN: lambda step: step.reopen(),
+    StepVerb.WAIVE: lambda step: step.waive("by hand", at=NOW),
+    StepVerb.SETTLE: lambda step: step.settle({}, at=NOW),
 }
 
 EXPECTED = {
     (StepStatus.PENDING, StepVerb.START): StepStatus.RUNNING,
     (StepStatus.PENDING, StepVerb.SKIP): StepStatus.SKIPPED,
+    (StepStatus.PENDING, StepVerb.FAIL): StepStatus.FAILED,
+    (StepStatus.PENDING, StepVerb.CANCEL): StepStatus.CANCELLED,
     (StepStatus.RUNNING, StepVerb.COMPLETE): StepStatus.COMPLETED,
     (StepStatus.RUNNING, StepVerb.FAIL): StepStatus.FAILED,
+    (StepStatus.RUNNING, StepVerb.RETRY_LATER): StepStatus.PENDING,
     (StepStatus.RUNNING, StepVerb.TAKE_OVER): StepStatus.PENDING,
+    (StepStatus.RUNNING, StepVerb.CANCEL): StepStatus.CANCELLED,
+    (StepStatus.FAILED, StepVerb.WAIVE): StepStatus.SKIPPED,
+    (StepStatus.FAILED, StepVerb.SETTLE): StepStatus.COMPLETED,
     (StepStatus.FAILED, StepVerb.REOPEN): StepStatus.PENDING,
     (StepStatus.SKIPPED, StepVerb.REOPEN): StepStatus.PENDING,
 }

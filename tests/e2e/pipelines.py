@@ -7,7 +7,14 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from application.authoring import Pipeline, StepContext, StepError, external_step, step
+from application.authoring import (
+    Pipeline,
+    RetryPolicy,
+    StepContext,
+    StepError,
+    external_step,
+    step,
+)
 
 DEADLINE_S = 20.0
 
@@ -94,4 +101,36 @@ def wait_for_file(context: StepContext) -> dict[str, Any]:
     return {"rounds": rounds}
 
 
-waiting = Pipeline("waiting", [prepare, wait_for_file])
+@step(depends_on=["wait_for_file"])
+async def finish(context: StepContext) -> dict[str, Any]:
+    return {"finished": True}
+
+
+waiting = Pipeline("waiting", [prepare, wait_for_file, finish])
+
+
+@step(retry=RetryPolicy(retries=3, delay_s=0.05, jitter=0))
+async def third_time_lucky(context: StepContext) -> dict[str, Any]:
+    if context.attempt < 3:
+        raise StepError(f"not at attempt {context.attempt}")
+    return {"lucky_at": context.attempt}
+
+
+lucky = Pipeline("lucky", [third_time_lucky])
+
+
+@step(run_timeout_s=0.2)
+def too_slow(context: StepContext) -> None:
+    """Blocks until it is told to end, which only its timeout does."""
+    pause = threading.Event()
+    while True:
+        context.check()
+        pause.wait(0.01)
+
+
+@step(run_timeout_s=0.2, required=False)
+async def too_slow_async(context: StepContext) -> None:
+    await asyncio.Event().wait()
+
+
+slow = Pipeline("slow", [too_slow_async, too_slow])

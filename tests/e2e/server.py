@@ -21,7 +21,8 @@ ROOT = Path(__file__).parent.parent.parent
 DEADLINE_S = 30.0
 
 PIPELINES = ",".join(
-    f"tests.e2e.pipelines:{name}" for name in ("diamond", "gate", "outside", "waiting")
+    f"tests.e2e.pipelines:{name}"
+    for name in ("diamond", "gate", "outside", "waiting", "lucky", "slow")
 )
 
 Message = dict[str, Any]

@@ -39,7 +39,7 @@ def test_a_running_execution_has_status_running(server: Server, tmp_path: Path) 
     assert execution["completed_at"] is None
     assert steps(execution)["prepare"]["status"] == "completed"
     assert steps(execution)["wait_for_file"]["status"] == "running"
-    assert 50 <= execution["progress"] < 100
+    assert 33 <= execution["progress"] < 67
     gate.touch()
     assert server.ended(execution_id)["status"] == "completed"
 

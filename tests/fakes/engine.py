@@ -7,12 +7,15 @@ from typing import Any
 
 from application.advance import Advance
 from application.authoring import Pipeline
+from application.cancel import Cancel
 from application.catalogue import Catalogue
 from application.feed import Feed
+from application.pause import Pause
 from application.ports import Dispatcher
 from application.progress import ProgressBoard
 from application.recovery import Recovery
 from application.retry import Retry
+from application.settle import Settle
 from application.status import Status
 from application.step_runner import StepRunner
 from application.trigger import Trigger
@@ -22,6 +25,7 @@ from tests.fakes.executions import MemoryExecutions
 from tests.fakes.world import (
     AllCards,
     FakeClock,
+    FixedChance,
     InlineDispatcher,
     InlineThreads,
     ManualDispatcher,
@@ -46,7 +50,13 @@ class Engine:
         self.dispatcher: Any = InlineDispatcher() if dispatcher is None else dispatcher
         self.feed = Feed(self.executions, self.clock)
         self.board = ProgressBoard(self.feed, self.clock, self.threads)
-        self.advance = Advance(executions=self.executions, clock=self.clock, progress=self.board)
+        self.chance = FixedChance()
+        self.advance = Advance(
+            executions=self.executions,
+            clock=self.clock,
+            chance=self.chance,
+            progress=self.board,
+        )
         self.catalogue = Catalogue(pipelines, pools=pools)
         self.runner = StepRunner(
             catalogue=self.catalogue,
@@ -64,6 +74,11 @@ class Engine:
             threads=self.threads,
         )
         self.retry = Retry(executions=self.executions, clock=self.clock)
+        self.cancel = Cancel(
+            executions=self.executions, dispatcher=self.dispatcher, clock=self.clock
+        )
+        self.pause = Pause(executions=self.executions, clock=self.clock)
+        self.settle = Settle(executions=self.executions, clock=self.clock)
         self.status = Status(executions=self.executions, progress=self.board)
         self.recovery = Recovery(executions=self.executions, clock=self.clock)
 

@@ -64,9 +64,11 @@ class MemoryExecutions:
             if holder is not None:
                 self._withdraw(moved)
                 raise CardBusy(str(holder.card_key), holder.uuid)
-        if not moved.draft.differs_from(before):
-            return before
-        return own(self._store(moved))
+        after = self._store(moved) if moved.draft.differs_from(before) else before
+        look_at = moved.draft.next_look_at()
+        if look_at is not None:
+            dispatcher.look_again(execution_id, look_at)
+        return own(after)
 
     async def get(self, reference: str | int) -> Execution:
         await self._turn()

@@ -8,7 +8,7 @@ import itertools
 import os.path
 import threading
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -85,6 +85,16 @@ class FakeClock:
         await settle()
 
 
+class FixedChance:
+    """Chance that never is one: always ``value``."""
+
+    def __init__(self, value: float = 0.5) -> None:
+        self.value = value
+
+    def fraction(self) -> float:
+        return self.value
+
+
 class SequentialIds:
     """Uuids that count from 1."""
 
@@ -129,6 +139,8 @@ class ManualDispatcher:
         self.asked: list[tuple[int, str]] = []
         self.launched: list[Started] = []
         self.withdrawn: list[tuple[int, str]] = []
+        self.looks: list[tuple[int, datetime]] = []
+        self.cancelled: list[int] = []
         self._lock = threading.Lock()
 
     def admit(self, execution: Execution, ready: Sequence[Step]) -> Collection[str]:
@@ -150,6 +162,12 @@ class ManualDispatcher:
             for key in keys:
                 self.withdrawn.append((execution_id, key))
                 self.held.discard((execution_id, key))
+
+    def look_again(self, execution_id: int, at: datetime) -> None:
+        self.looks.append((execution_id, at))
+
+    def cancel(self, execution_id: int) -> None:
+        self.cancelled.append(execution_id)
 
     def free(self, execution_id: int, key: str) -> None:
         """Its handler has ended."""
@@ -183,6 +201,12 @@ class InlineDispatcher:
     def withdraw(self, execution_id: int, keys: Collection[str]) -> None:
         pass
 
+    def look_again(self, execution_id: int, at: datetime) -> None:
+        pass
+
+    def cancel(self, execution_id: int) -> None:
+        pass
+
     async def idle(self) -> None:
         """Wait until nothing runs. Raises what a run has raised."""
         while self._tasks:
@@ -193,5 +217,5 @@ class InlineDispatcher:
 
     async def _run(self, started: Started) -> None:
         assert self._runner is not None
-        report: Callable[[], Awaitable[None]] = await self._runner.work(started)
+        report = await self._runner.decided(self._runner.begin(started))
         await report()

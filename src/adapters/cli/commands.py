@@ -232,6 +232,54 @@ def retry(context: click.Context, execution_id: str, as_json: bool) -> int:
 
 
 @rushes.command()
+@click.argument("execution_id", metavar="ID")
+@click.pass_context
+def cancel(context: click.Context, execution_id: str) -> None:
+    """Stop an execution for good; what it has copied stays."""
+    _tell(context, f"{_path(execution_id)}/cancel")
+
+
+@rushes.command()
+@click.argument("execution_id", metavar="ID")
+@click.pass_context
+def pause(context: click.Context, execution_id: str) -> None:
+    """Let nothing more of an execution start; what runs goes on to its end."""
+    _tell(context, f"{_path(execution_id)}/pause")
+
+
+@rushes.command()
+@click.argument("execution_id", metavar="ID")
+@click.pass_context
+def resume(context: click.Context, execution_id: str) -> None:
+    """Let a paused execution go on."""
+    _tell(context, f"{_path(execution_id)}/resume")
+
+
+@rushes.command()
+@click.argument("execution_id", metavar="ID")
+@click.argument("step_key", metavar="STEP")
+@click.pass_context
+def skip(context: click.Context, execution_id: str, step_key: str) -> None:
+    """Go on without a failed step; what depends on it runs without its output."""
+    _tell(context, f"{_path(execution_id)}/steps/{quote(step_key, safe='')}/skip")
+
+
+@rushes.command()
+@click.argument("execution_id", metavar="ID")
+@click.argument("step_key", metavar="STEP")
+@click.option("--output", default="{}", help="What came of it, as a JSON object.", metavar="JSON")
+@click.pass_context
+def complete(context: click.Context, execution_id: str, step_key: str, output: str) -> None:
+    """Say that a failed step's work has been done by hand, and go on."""
+    try:
+        given = json.loads(output)
+    except ValueError as error:
+        raise click.UsageError(f"--output is not JSON: {error}") from None
+    path = f"{_path(execution_id)}/steps/{quote(step_key, safe='')}/complete"
+    _tell(context, path, {"output": given})
+
+
+@rushes.command()
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 @click.pass_context
 def pipelines(context: click.Context, as_json: bool) -> None:
@@ -255,6 +303,17 @@ def pipelines(context: click.Context, as_json: bool) -> None:
             if step["external"]:
                 notes.append("external")
             click.echo(f"  {step['name']}{'  ' if notes else ''}{'; '.join(notes)}")
+
+
+def _tell(context: click.Context, path: str, body: Mapping[str, Any] | None = None) -> None:
+    """Ask for a change, and say how the execution stands after it.
+
+    A server of our own starts no work for that: it goes on when one is started to stay.
+    """
+    with _looking(context) as attached:
+        execution = Client(attached).post(path, body)
+    paused = ", paused" if execution["paused_at"] else ""
+    click.echo(f"{execution['execution_id']} {execution['status']}{paused}")
 
 
 def _path(execution_id: str) -> str:
@@ -305,6 +364,7 @@ def _show(execution: Mapping[str, Any]) -> None:
         ("card", execution["execution_data"].get("sd_path")),
         ("job", execution["job_id"]),
         ("error", execution["error_message"]),
+        ("paused", execution["paused_at"]),
         ("waits for", ", ".join(execution["waits_for"]) or None),
         ("created", execution["created_at"]),
         ("completed", execution["completed_at"]),

@@ -126,6 +126,8 @@ class Bars:
                 self._progress.update(self._bar(key), completed=100, detail=Text("done", "green"))
             case "pipeline:step_failed":
                 self._progress.update(self._bar(key), detail=Text("failed", "red"))
+            case "pipeline:step_retrying":
+                self._progress.update(self._bar(key), detail=Text("to be tried again", "yellow"))
             case "pipeline:step_skipped":
                 self._progress.update(self._bar(key), detail=Text("skipped", "yellow"))
             case "pipeline:retried":
@@ -178,8 +180,12 @@ def describe(event: Event) -> str:
             return f"{step} failed: {data['error']}"
         case "pipeline:step_skipped":
             return f"{step} skipped: {data['error']}"
+        case "pipeline:step_retrying":
+            return f"{step} failed: {data['error']}; again at {data['next_attempt_at'][11:19]}"
         case "pipeline:completed":
             return "completed"
+        case "pipeline:cancelled":
+            return "cancelled"
         case "pipeline:failed":
             return f"failed at {data['error']['step_key']}"
         case "pipeline:retried":

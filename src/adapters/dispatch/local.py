@@ -22,7 +22,7 @@ from datetime import datetime
 from functools import partial
 
 from application.ports import Clock, Executions, Started
-from application.step_runner import StepRunner
+from application.step_runner import Attempt, StepRunner
 from domain.errors import RushesError, Unavailable
 from domain.execution import Execution
 from domain.step import Step
@@ -53,7 +53,8 @@ class LocalDispatcher:
         self._lock = threading.Lock()
         self._held: dict[StepId, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._working: dict[asyncio.Task[None], Started] = {}
+        self._working: dict[asyncio.Task[None], Attempt] = {}
+        self._looks: dict[int, tuple[datetime, asyncio.Task[None]]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
         self._runner: StepRunner | None = None
@@ -71,18 +72,16 @@ class LocalDispatcher:
         with self._lock:
             self._stopping = True
         self._runner.stop()
-        # A task that is cancelled before its first step would never get to give its slot
-        # and its attempt back.
-        await asyncio.sleep(0)
-        for task, started in self._working.items():
-            if self._runner.runs_on_loop(started):
-                task.cancel()
+        for attempt in self._working.values():
+            attempt.tell()
+        for _, look in self._looks.values():
+            look.cancel()
         deadline = asyncio.get_running_loop().time() + GRACE_S
         # Commits that were under way may launch some more; the runner gives them back.
         while self._tasks and (left := deadline - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(self._tasks.copy(), timeout=left)
-        for started in self._working.values():
-            log.warning("step %s did not end in time", started.ref)
+        for attempt in self._working.values():
+            log.warning("step %s did not end in time", attempt.started.ref)
 
     @property
     def running(self) -> int:
@@ -113,10 +112,29 @@ class LocalDispatcher:
         return admitted
 
     def launch(self, started: Sequence[Started]) -> None:
+        assert self._runner is not None
         for each in started:
-            task = asyncio.create_task(self._run(each), name=f"step {each.ref}")
-            self._working[task] = each
+            attempt = self._runner.begin(each)
+            task = asyncio.create_task(self._run(attempt), name=f"attempt {each.ref}")
+            self._working[task] = attempt
             self._keep(task)
+
+    def cancel(self, execution_id: int) -> None:
+        for attempt in self._working.values():
+            if attempt.started.ref.execution_id == execution_id:
+                attempt.tell()
+
+    def look_again(self, execution_id: int, at: datetime) -> None:
+        if self._stopping:
+            return
+        if execution_id in self._looks:
+            planned, look = self._looks[execution_id]
+            if planned == at:
+                return
+            look.cancel()
+        look = asyncio.create_task(self._look(execution_id, at))
+        self._looks[execution_id] = (at, look)
+        self._keep(look)
 
     def withdraw(self, execution_id: int, keys: Collection[str]) -> None:
         for key in keys:
@@ -124,17 +142,30 @@ class LocalDispatcher:
 
     # -- inside ------------------------------------------------------------------
 
-    async def _run(self, started: Started) -> None:
+    async def _run(self, attempt: Attempt) -> None:
+        """The slot is free once the handler has ended, which may be after its outcome is known."""
         assert self._runner is not None
-        step_id = (started.ref.execution_id, started.ref.step_key)
+        ref = attempt.started.ref
         task = asyncio.current_task()
         assert task is not None
-        try:
-            report = await self._runner.work(started)
-        finally:
-            del self._working[task]
-            self._release(step_id)
-        await report()
+        report = await self._runner.decided(attempt)
+        late = not attempt.handler.done()
+        if late:
+            log.warning("step %s goes on after its time; its slot stays taken", ref)
+            await report()
+            await asyncio.wait({attempt.handler})
+        del self._working[task]
+        self._release((ref.execution_id, ref.step_key))
+        if not late:
+            await report()
+
+    async def _look(self, execution_id: int, at: datetime) -> None:
+        """Have the execution looked at, at that time."""
+        assert self._clock is not None
+        while (left := (at - self._clock.now()).total_seconds()) > 0:
+            await self._clock.sleep(left)
+        del self._looks[execution_id]
+        await self._tick(execution_id)
 
     def _release(self, step_id: StepId) -> None:
         """Give the slot to who has waited longest, or have it free. From any thread."""
@@ -163,23 +194,26 @@ class LocalDispatcher:
 
     async def _start(self, step_id: StepId, pool_name: str) -> None:
         """Have the step's execution start it, with the slot that is reserved for it."""
-        assert self._executions is not None
-        assert self._clock is not None
         execution_id, _ = step_id
         try:
-            while not self._stopping:
-                try:
-                    await self._executions.update(execution_id, partial(_touch, self._clock.now()))
-                    return
-                except Unavailable as error:
-                    # Nobody else would ask for this step again.
-                    log.warning("step %s can't be started yet: %s", step_id, error)
-                    await self._clock.sleep(START_AGAIN_S)
-                except RushesError as error:
-                    log.warning("step %s is not started: %s", step_id, error)
-                    return
+            await self._tick(execution_id)
         finally:
             self._give_back(step_id, pool_name)
+
+    async def _tick(self, execution_id: int) -> None:
+        """Whatever may start or is over by now does so, or is; nobody else would ask again."""
+        assert self._executions is not None
+        assert self._clock is not None
+        while not self._stopping:
+            try:
+                await self._executions.update(execution_id, partial(_tick, self._clock.now()))
+                return
+            except Unavailable as error:
+                log.warning("execution %s can't go on yet: %s", execution_id, error)
+                await self._clock.sleep(START_AGAIN_S)
+            except RushesError as error:
+                log.warning("execution %s is not looked at: %s", execution_id, error)
+                return
 
     def _give_back(self, step_id: StepId, pool_name: str) -> None:
         """If the reservation wasn't used, because the step is no longer ready, pass it on."""
@@ -198,5 +232,5 @@ class LocalDispatcher:
         task.add_done_callback(self._tasks.discard)
 
 
-def _touch(now: datetime, execution: Execution) -> None:
-    execution.touch(at=now)
+def _tick(now: datetime, execution: Execution) -> None:
+    execution.tick(at=now)

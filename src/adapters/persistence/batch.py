@@ -9,6 +9,7 @@ drafts become what is known.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, text, update
@@ -42,6 +43,7 @@ _update_execution = (
     )
     .values({name: bindparam(name) for name in (
         "status", "job_id", "execution_data", "error_message", "warnings", "progress",
+        "paused_at",
         "version", "started_at", "completed_at", "updated_at",
     )})
 )  # fmt: skip
@@ -54,6 +56,7 @@ _update_step = (
     )
     .values({name: bindparam(name) for name in (
         "status", "output_data", "error_message", "attempt", "failures", "takeovers",
+        "not_before", "waived",
         "progress", "queued_at", "started_at", "completed_at",
     )})
 )  # fmt: skip
@@ -92,6 +95,7 @@ class Batch:
         self._loaded: dict[int, Execution] = {}
         self._messages: dict[str, tuple[int, str]] = {}
         self._cards: dict[str, int | None] = {}
+        self._looked_at: dict[int, Execution] = {}
 
     def current(self, execution_id: int) -> Execution:
         """The execution as the work before this left it. Raises ``ExecutionNotFound``."""
@@ -107,6 +111,7 @@ class Batch:
         except BaseException:
             self._dispatcher.withdraw(execution_id, [step.key for step in moved.admitted])
             raise
+        self._looked_at[execution_id] = moved.draft
         if moved.draft.differs_from(current):
             self._adopt(moved)
             return moved.draft
@@ -228,6 +233,11 @@ class Batch:
             else:  # a later change in this very commit has ended it again
                 self._dispatcher.withdraw(execution_id, [step.key])
         return started
+
+    def due(self) -> list[tuple[int, datetime]]:
+        """When executions of this batch want to be looked at again by themselves."""
+        looks = ((i, execution.next_look_at()) for i, execution in self._looked_at.items())
+        return [(execution_id, at) for execution_id, at in looks if at is not None]
 
     def withdraw(self) -> None:
         """The transaction is gone, and the slots of what it started are free again."""

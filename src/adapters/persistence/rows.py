@@ -24,6 +24,7 @@ def execution_row(execution: Execution) -> dict[str, Any]:
         "error_message": execution.error_message,
         "warnings": execution.warnings,
         "progress": execution.progress,
+        "paused_at": execution.paused_at,
         "version": execution.version,
         "started_at": execution.started_at,
         "completed_at": execution.completed_at,
@@ -57,6 +58,8 @@ def step_row(step: Step) -> dict[str, Any]:
         "queued_at": step.queued_at,
         "started_at": step.started_at,
         "completed_at": step.completed_at,
+        "not_before": step.not_before,
+        "waived": step.waived,
     }
 
 
@@ -109,6 +112,7 @@ def _execution(row: RowMapping) -> Execution:
         error_message=row["error_message"],
         warnings=tuple(row["warnings"]),
         progress=row["progress"],
+        paused_at=row["paused_at"],
         card_key=row["card_key"],
         version=row["version"],
         created_at=row["created_at"],
@@ -143,6 +147,8 @@ def _step(definition: PipelineDefinition, row: RowMapping) -> Step:
         started_at=row["started_at"],
         completed_at=row["completed_at"],
         params=row["params"],
+        not_before=row["not_before"],
+        waived=row["waived"],
     )
 
 

@@ -133,6 +133,7 @@ pipeline_step = Table(
     Column("worker_id", String(200), nullable=True),
     Column("progress", Float, nullable=False),
     Column("not_before", UtcDateTime, nullable=True),
+    Column("waived", Boolean, nullable=False),
     Column("lease_expires_at", UtcDateTime, nullable=True),
     Column("created_at", UtcDateTime, nullable=False),
     Column("queued_at", UtcDateTime, nullable=True),

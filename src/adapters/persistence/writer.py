@@ -27,6 +27,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -163,7 +164,7 @@ class Writer:
             self._commit_failed(group, error, tries)
             return
         started = batch.commit_into(self._committed)
-        self._answer(group, batch.facts, started)
+        self._answer(group, batch.facts, started, batch.due())
 
     def _do(self, piece: _Piece[Any], batch: Batch) -> None:
         piece.error = piece.result = None
@@ -191,7 +192,7 @@ class Writer:
             self._commit(group, tries + 1)
             return
         piece.error = _refusal(error)
-        self._answer(group, [], [])
+        self._answer(group)
 
     def _forget(self) -> None:
         """What was known may be wrong: begin again from what is stored, if it can be read."""
@@ -207,8 +208,9 @@ class Writer:
     def _answer(
         self,
         group: Sequence[_Piece[Any]],
-        facts: Sequence[RecordedFact],
-        started: Sequence[Started],
+        facts: Sequence[RecordedFact] = (),
+        started: Sequence[Started] = (),
+        due: Sequence[tuple[int, datetime]] = (),
     ) -> None:
         waiting = []
         for piece in group:
@@ -216,9 +218,9 @@ class Writer:
                 _resolve(piece)
             else:
                 waiting.append(piece)
-        if waiting or facts or started:
+        if waiting or facts or started or due:
             try:
-                self._loop.call_soon_threadsafe(self._deliver, waiting, facts, started)
+                self._loop.call_soon_threadsafe(self._deliver, waiting, facts, started, due)
             except RuntimeError:  # the loop is gone; what is committed is found at the next start
                 log.warning("committed after the loop was closed")
 
@@ -227,11 +229,14 @@ class Writer:
         waiting: Sequence[_Piece[Any]],
         facts: Sequence[RecordedFact],
         started: Sequence[Started],
+        due: Sequence[tuple[int, datetime]],
     ) -> None:
         if facts:
             self._publish(facts)
         if started:
             self._dispatcher.launch(started)
+        for execution_id, at in due:
+            self._dispatcher.look_again(execution_id, at)
         for piece in waiting:
             _resolve(piece)
 

@@ -13,10 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from application.cancel import Cancel
 from application.catalogue import Catalogue
 from application.feed import Entry, Feed, Message
+from application.pause import Pause
 from application.ports import CardFiles, Jobs, Query, Threads
 from application.retry import Retry
+from application.settle import Settle
 from application.status import Status
 from application.trigger import Trigger
 from application.views import message_view, timestamp
@@ -45,6 +48,9 @@ class Api:
         trigger: Trigger,
         status: Status,
         retry: Retry,
+        cancel: Cancel,
+        pause: Pause,
+        settle: Settle,
         feed: Feed,
         catalogue: Catalogue,
         jobs: Jobs,
@@ -54,6 +60,9 @@ class Api:
         self._trigger = trigger
         self._status = status
         self._retry = retry
+        self._cancel = cancel
+        self._pause = pause
+        self._settle = settle
         self._feed = feed
         self._catalogue = catalogue
         self._jobs = jobs
@@ -67,6 +76,11 @@ class Api:
             Route("/api/pipeline", self.trigger_pipeline, methods=["POST"]),
             Route(one, self.get_execution, methods=["GET"]),
             Route(f"{one}/retry", self.retry_execution, methods=["POST"]),
+            Route(f"{one}/cancel", self.cancel_execution, methods=["POST"]),
+            Route(f"{one}/pause", self.pause_execution, methods=["POST"]),
+            Route(f"{one}/resume", self.resume_execution, methods=["POST"]),
+            Route(f"{one}/steps/{{step_key}}/skip", self.skip_step, methods=["POST"]),
+            Route(f"{one}/steps/{{step_key}}/complete", self.complete_step, methods=["POST"]),
             Route(f"{one}/events", self.events_of_execution, methods=["GET"]),
             Route("/api/events", self.events, methods=["GET"]),
             Route("/api/pipelines", self.list_pipelines, methods=["GET"]),
@@ -135,6 +149,29 @@ class Api:
 
     async def retry_execution(self, request: Request) -> Response:
         return _json(await self._retry(_reference(request)), status=202)
+
+    async def cancel_execution(self, request: Request) -> Response:
+        return _json(await self._cancel(_reference(request)), status=202)
+
+    async def pause_execution(self, request: Request) -> Response:
+        return _json(await self._pause.pause(_reference(request)))
+
+    async def resume_execution(self, request: Request) -> Response:
+        return _json(await self._pause.resume(_reference(request)))
+
+    async def skip_step(self, request: Request) -> Response:
+        return _json(await self._settle.skip(_reference(request), request.path_params["step_key"]))
+
+    async def complete_step(self, request: Request) -> Response:
+        body = await _json_body(request)
+        unknown = body.keys() - {"output"}
+        if unknown:
+            raise InvalidInput(f"unknown field {min(unknown)!a}", field=min(unknown))
+        return _json(
+            await self._settle.complete(
+                _reference(request), request.path_params["step_key"], body.get("output", {})
+            )
+        )
 
     # -- events ------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from adapters.persistence.executions import SqlExecutions
 from adapters.rpc.pb import pipeline_pb2 as pb
 from adapters.rpc.pb.pipeline_pb2_grpc import PipelineServiceStub
 from adapters.rpc.server import RpcServer
-from adapters.system import LoopThreads, SystemClock, Uuid7
+from adapters.system import LoopThreads, SystemChance, SystemClock, Uuid7
 from application.advance import Advance
 from application.authoring import Pipeline, StepContext, StepError, external_step, step
 from application.catalogue import Catalogue
@@ -94,7 +94,9 @@ class House:
         self.executions = SqlExecutions(self.database)
         self.feed = WatchedFeed(self.executions, self.clock)
         board = ProgressBoard(self.feed, self.clock, self.threads)
-        self.advance = Advance(executions=self.executions, clock=self.clock, progress=board)
+        self.advance = Advance(
+            executions=self.executions, clock=self.clock, chance=SystemChance(), progress=board
+        )
         self.catalogue = Catalogue(self._pipelines(), pools=["default"])
         self.runner = StepRunner(
             catalogue=self.catalogue,

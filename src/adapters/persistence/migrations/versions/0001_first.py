@@ -130,6 +130,7 @@ def upgrade() -> None:
         sa.Column("worker_id", sa.String(length=200), nullable=True),
         sa.Column("progress", sa.Float(), nullable=False),
         sa.Column("not_before", sa.DateTime(), nullable=True),
+        sa.Column("waived", sa.Boolean(), nullable=False),
         sa.Column("lease_expires_at", sa.DateTime(), nullable=True),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("queued_at", sa.DateTime(), nullable=True),

@@ -1,0 +1,41 @@
+"""Put a failed step right by hand, and let its execution go on."""
+
+from __future__ import annotations
+
+from application.json_values import json_object
+from application.ports import Clock, Executions
+from application.views import ExecutionView
+
+
+class Settle:
+    """The execution resumes once no required step of it is failed.
+
+    Both raise ``ExecutionNotFound``, ``StepNotFound``, and ``IllegalTransition`` unless
+    the execution and the step have failed.
+    """
+
+    def __init__(self, *, executions: Executions, clock: Clock) -> None:
+        self._executions = executions
+        self._clock = clock
+
+    async def skip(self, reference: str | int, step_key: str) -> ExecutionView:
+        """It may be missing: what depends on it goes on without its output."""
+        now = self._clock.now()
+        found = await self._executions.get(reference)
+        assert found.id is not None
+        return ExecutionView.of(
+            await self._executions.update(found.id, lambda e: e.waive(step_key, at=now))
+        )
+
+    async def complete(self, reference: str | int, step_key: str, output: object) -> ExecutionView:
+        """Somebody has done its work, and says what came of it.
+
+        Raises ``InvalidInput`` for an output that is no JSON object, or contradicts the data.
+        """
+        given = json_object(output, "output")
+        now = self._clock.now()
+        found = await self._executions.get(reference)
+        assert found.id is not None
+        return ExecutionView.of(
+            await self._executions.update(found.id, lambda e: e.settle(step_key, given, at=now))
+        )

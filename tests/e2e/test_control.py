@@ -1,0 +1,153 @@
+"""What the engine does by itself about failures, and what people can do about executions."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.e2e.server import Server, eventually, steps
+from tests.e2e.test_command_line import CommandLine
+
+
+def running(server: Server, until: Path) -> str:
+    """An execution whose second step runs until the file is there."""
+    execution_id = server.trigger("waiting", until=str(until))
+    eventually(
+        lambda: steps(server.execution(execution_id))["wait_for_file"]["status"],
+        lambda status: status == "running",
+    )
+    return execution_id
+
+
+def test_a_failed_attempt_is_followed_by_another_one_by_itself(server: Server) -> None:
+    with server.client("frontend") as frontend:
+        execution_id = server.trigger("lucky")
+        events = frontend.events(execution_id)
+    completed = server.execution(execution_id)
+    assert completed["execution_data"]["lucky_at"] == 3
+    assert steps(completed)["third_time_lucky"]["failures"] == 2
+    retrying = [e["data"] for e in events if e["type"] == "pipeline:step_retrying"]
+    assert [data["attempt"] for data in retrying] == [1, 2]
+    assert [data["error"] for data in retrying] == ["not at attempt 1", "not at attempt 2"]
+    assert all(data["next_attempt_at"].endswith("Z") for data in retrying)
+
+
+def test_an_attempt_that_takes_too_long_fails_and_its_handler_is_told(server: Server) -> None:
+    """An async handler and a blocking one; the optional one only leaves a warning."""
+    failed = server.ended(server.trigger("slow"))
+    assert failed["status"] == "failed"
+    assert steps(failed)["too_slow"]["error_message"] == "ran longer than 0.2 s"
+    optional = eventually(
+        lambda: steps(server.execution(failed["uuid"]))["too_slow_async"],
+        lambda step: step["status"] == "failed",
+    )
+    assert optional["error_message"] == "ran longer than 0.2 s"
+
+
+def test_cancel_ends_what_runs_at_once(server: Server, tmp_path: Path) -> None:
+    execution_id = running(server, tmp_path / "never")
+    with server.client("frontend") as frontend:
+        response = server.request("POST", f"/api/pipeline/{execution_id}/cancel")
+        assert response.status_code == 202
+        assert response.json()["status"] == "cancelled"
+        event = frontend.until(lambda m: m["type"] == "pipeline:cancelled")
+    assert event["data"] == {"execution_id": execution_id, "cancelled": ["wait_for_file", "finish"]}
+    cancelled = server.execution(execution_id)
+    assert steps(cancelled)["prepare"]["status"] == "completed"
+    assert steps(cancelled)["wait_for_file"]["status"] == "cancelled"
+    assert server.request("POST", f"/api/pipeline/{execution_id}/cancel").status_code == 202
+    assert server.request("POST", f"/api/pipeline/{execution_id}/retry").status_code == 409
+
+
+def test_cancelled_handlers_free_their_slots(
+    start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = start_server(RUSHES_POOLS="default=1")
+    first = running(server, tmp_path / "never")
+    second = server.trigger("diamond", text="a b")
+    server.request("POST", f"/api/pipeline/{first}/cancel")
+    # The diamond's middle steps wait for each other, so it can only fail here; that it
+    # ends at all shows that the one slot is free again.
+    assert server.ended(second)["status"] == "failed"
+
+
+def test_what_has_ended_can_t_be_cancelled(server: Server) -> None:
+    execution = server.ended(server.trigger("lucky"))
+    for verb in ("cancel", "pause", "resume"):
+        response = server.request("POST", f"/api/pipeline/{execution['uuid']}/{verb}")
+        assert response.status_code == 409
+        assert "completed" in response.json()["detail"]
+        unknown = server.request("POST", f"/api/pipeline/{uuid.uuid4()}/{verb}")
+        assert unknown.status_code == 404
+
+
+def test_a_paused_execution_starts_nothing_until_it_is_resumed(
+    server: Server, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    execution_id = running(server, gate)
+    paused = server.request("POST", f"/api/pipeline/{execution_id}/pause").json()
+    assert paused["status"] == "running"
+    assert paused["paused_at"] is not None
+    gate.touch()
+    held = eventually(
+        lambda: server.execution(execution_id),
+        lambda found: steps(found)["wait_for_file"]["status"] == "completed",
+    )
+    # What a completion makes ready would have been started in the same commit.
+    assert steps(held)["finish"]["status"] == "pending"
+    assert held["status"] == "running"
+    assert server.request("POST", f"/api/pipeline/{execution_id}/resume").status_code == 200
+    assert server.ended(execution_id)["execution_data"]["finished"] is True
+
+
+def test_a_failed_step_is_skipped_by_hand_and_the_rest_goes_on(
+    server: Server, tmp_path: Path
+) -> None:
+    execution_id = server.trigger("gate", gate=str(tmp_path / "never"))
+    server.ended(execution_id)
+    response = server.request("POST", f"/api/pipeline/{execution_id}/steps/open_gate/skip")
+    assert response.status_code == 200
+    completed = server.ended(execution_id)
+    assert completed["status"] == "completed"
+    assert steps(completed)["open_gate"]["waived"] is True
+    assert completed["execution_data"]["passed_after"] == 1
+    unknown = server.request("POST", f"/api/pipeline/{execution_id}/steps/nope/skip")
+    assert unknown.status_code == 404
+
+
+def test_a_failed_step_is_completed_by_hand_with_its_output(server: Server, tmp_path: Path) -> None:
+    execution_id = server.trigger("gate", gate=str(tmp_path / "never"))
+    server.ended(execution_id)
+    path = f"/api/pipeline/{execution_id}/steps/open_gate/complete"
+    for bad in ({"output": 1}, {"out": {}}, {"output": {"gate": "another"}}):
+        assert server.request("POST", path, json=bad).status_code == 400
+    assert server.execution(execution_id)["status"] == "failed"
+    assert server.request("POST", path, json={"output": {"opened": "by hand"}}).status_code == 200
+    completed = server.ended(execution_id)
+    assert completed["status"] == "completed"
+    assert completed["execution_data"]["opened"] == "by hand"
+
+
+def test_the_command_line_cancels_pauses_and_settles(server: Server, tmp_path: Path) -> None:
+    rushes = CommandLine(server.place)
+    held = running(server, tmp_path / "never")
+    for verb, says in (
+        ("pause", "running, paused"),
+        ("resume", "running"),
+        ("cancel", "cancelled"),
+    ):
+        answer = rushes(verb, held)
+        assert answer.returncode == 0, answer.stderr
+        assert answer.stdout == f"{held} {says}\n"
+    stuck = server.trigger("gate", gate=str(tmp_path / "never"))
+    server.ended(stuck)
+    assert rushes("complete", stuck, "open_gate", "--output", "{").returncode == 2
+    answer = rushes("complete", stuck, "open_gate", "--output", '{"opened": true}')
+    assert answer.returncode == 0, answer.stderr
+    assert server.ended(stuck)["status"] == "completed"
+    again = server.trigger("gate", gate=str(tmp_path / "never"))
+    server.ended(again)
+    assert rushes("skip", again, "open_gate").returncode == 0
+    assert server.ended(again)["status"] == "completed"
