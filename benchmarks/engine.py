@@ -1,24 +1,31 @@
 """How fast the engine is: chains and diamonds of steps that do nothing, on SQLite.
 
 Every fact is synced (WAL, ``synchronous=FULL``) before anybody hears of it. Beside
-the engine's figures stands what this disk and SQLAlchemy Core can do at all, in the
-same run: one transaction after the other, each with the rows that one transition
-of a chain writes.
+the engine's figures stand, from the same run, what this disk and SQLAlchemy Core
+can do at all (one transaction after the other, each with the rows that one
+transition of a chain writes), and DBOS Transact at the same work, where it is
+installed (``benchmarks.peer``). The engine and its peer take turns, ``--rounds``
+times, each round on new files and in new processes, and medians are printed.
 
-    python -m benchmarks.engine [--chains 1000] [--diamonds 200] [--folder DIR]
+    python -m benchmarks.engine [--rounds 3] [--chains 2000] [--diamonds 500] [--folder DIR]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
+import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +41,11 @@ from adapters.persistence.rows import (
 )
 from adapters.persistence.tables import pipeline_event, pipeline_execution, pipeline_step
 from adapters.settings import Settings
-from application.authoring import Pipeline, StepContext, step
+from application.authoring import Pipeline, StepContext, external_step, step
 from application.catalogue import Catalogue
+from application.ports import Executions
 from application.transition import fact_data
+from benchmarks import peer
 from bootstrap import Container, running
 from domain.definition import PipelineDefinition
 from domain.execution import Execution
@@ -44,6 +53,10 @@ from domain.execution import Execution
 IN_FLIGHT = 64
 RAW_TRANSACTIONS = 2_000
 IDLE_RUNS = 200
+PEER_CHAINS = 300
+PEER_DIAMONDS = 100
+NOTES = 300
+LONG = 10
 
 
 def no_op(name: str, *depends_on: str) -> Any:
@@ -60,6 +73,14 @@ DIAMOND = Pipeline(
     "diamond",
     [no_op("first"), *(no_op(name, "first") for name in MIDDLE), no_op("last", *MIDDLE)],
 )
+LONG_CHAIN = Pipeline(
+    "long",
+    [
+        external_step(f"s{number}", depends_on=[f"s{number - 1}"] if number else [])
+        for number in range(LONG)
+    ],
+)
+"""Steps that nobody runs: what it takes to complete them is ``Executions.update`` alone."""
 
 
 async def throughput(container: Container, pipeline_type: str, count: int) -> float:
@@ -114,6 +135,38 @@ async def latency(container: Container) -> tuple[list[float], list[float]]:
                 break
         await triggering
     return to_start, to_end
+
+
+async def updates(container: Container) -> tuple[float, float]:
+    """Calls of ``Executions.update`` a second, from ``IN_FLIGHT`` callers at once.
+
+    Of two kinds: noting a running step's progress (two rows), and completing a step
+    so that the next one starts (three rows, two facts).
+    """
+    executions: Executions = container.executions()
+    trigger = container.trigger()
+    now = datetime.now(UTC)
+    made = [(await trigger("long", {})).execution.id for _ in range(4 * IN_FLIGHT)]
+
+    async def note(execution_id: int) -> None:
+        for number in range(1, NOTES + 1):
+            live = {"s0": (1, number / (NOTES + 1))}
+            await executions.update(execution_id, lambda e, live=live: e.note(live, at=now))
+
+    async def complete(first: int) -> None:
+        for execution_id in made[first::IN_FLIGHT]:
+            for number in range(LONG):
+                key = f"s{number}"
+                await executions.update(
+                    execution_id, lambda e, key=key: e.complete(key, 1, {}, at=now)
+                )
+
+    began = time.perf_counter()
+    await asyncio.gather(*(note(execution_id) for execution_id in made[:IN_FLIGHT]))
+    noted = time.perf_counter()
+    await asyncio.gather(*(complete(first) for first in range(IN_FLIGHT)))
+    completed = time.perf_counter()
+    return IN_FLIGHT * NOTES / (noted - began), LONG * len(made) / (completed - noted)
 
 
 def raw_commits(folder: Path, definition: PipelineDefinition, grouped: int) -> float:
@@ -184,27 +237,61 @@ def percentile(values: list[float], share: float) -> float:
     return statistics.quantiles(values, n=100)[int(100 * share) - 1]
 
 
-async def measure(folder: Path, chains: int, diamonds: int) -> None:
+async def engine_round(folder: Path, chains: int, diamonds: int) -> dict[str, Any]:
     settings = Settings.load(
         {
             "database_url": f"sqlite:///{folder}/engine.db",
             "library": str(folder),
-            "pools": "default=64",
+            "pools": f"default={len(MIDDLE) * IN_FLIGHT}",  # nobody waits, as with the peer
         },
         {},
     )
     container = Container(settings=settings)
     container.catalogue.override(
-        providers.Object(Catalogue([CHAIN, DIAMOND], pools=settings.pools.keys()))
+        providers.Object(Catalogue([CHAIN, DIAMOND, LONG_CHAIN], pools=settings.pools.keys()))
     )
     raw = raw_commits(folder, CHAIN.definition, grouped=1)
+    gc.freeze()  # as ``rushes serve`` does
     async with running(container):
         await throughput(container, "chain", 100)  # warm
         to_start, to_end = await latency(container)
         chain = await throughput(container, "chain", chains)
         diamond = await throughput(container, "diamond", diamonds)
+        notes, completions = await updates(container)
+    return {
+        "raw": raw,
+        "to_start": to_start,
+        "to_end": to_end,
+        "chain": chain,
+        "diamond": diamond,
+        "notes": notes,
+        "completions": completions,
+    }
+
+
+def in_a_process(module: str, *arguments: object) -> dict[str, Any]:
+    """What a module measures in a fresh interpreter, so that nobody inherits another's heap."""
+    ran = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    measured: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return measured
+
+
+def median(rounds: list[dict[str, Any]], name: str) -> float:
+    return statistics.median(each[name] for each in rounds)
+
+
+def pooled(rounds: list[dict[str, Any]], name: str) -> list[float]:
+    return [value for each in rounds for value in each[name]]
+
+
+def show(engine: list[dict[str, Any]], dbos: dict[tuple[str, int], list[dict[str, Any]]]) -> None:
+    raw, chain, diamond = (median(engine, name) for name in ("raw", "chain", "diamond"))
     commit_ms = 1000 / raw
-    print(f"machine               {os.cpu_count()} cores; database in {folder.parent}")
     print(f"raw commits           {raw:9,.0f} /s   one transition a transaction, Core alone")
     print(f"chain of 3            {chain:9,.0f} /s   {3 * chain:9,.0f} steps/s")
     print(f"diamond 1-8-1         {diamond:9,.0f} /s   {10 * diamond:9,.0f} steps/s")
@@ -213,22 +300,75 @@ async def measure(folder: Path, chains: int, diamonds: int) -> None:
     print(
         f"                      {11 * diamond:9,.0f} /s   diamond: {11 * diamond / raw:.2f} of raw"
     )
-    for name, values in (("first step started", to_start), ("chain done", to_end)):
-        p50, p95 = (1000 * percentile(values, share) for share in (0.5, 0.95))
+    print(f"updates               {median(engine, 'notes'):9,.0f} /s   progress noted")
+    print(f"                      {median(engine, 'completions'):9,.0f} /s   step completed")
+    for title, name, commits in (
+        ("first step started", "to_start", 2),
+        ("chain done", "to_end", 6),
+    ):
+        p50, p95 = (1000 * percentile(pooled(engine, name), share) for share in (0.5, 0.95))
+        bound = commits * commit_ms + 0.3
         print(
-            f"{name:<21} p50 {p50:6.2f} ms  p95 {p95:6.2f} ms   "
-            f"idle; p50 is {p50 / commit_ms:.1f} raw commits"
+            f"{title:<21} p50 {p50:6.2f} ms  p95 {p95:6.2f} ms   idle; p50 is "
+            f"{p50 / commit_ms:.1f} raw commits ({commits} of them and 0.3 ms: {bound:.2f} ms)"
         )
+    if not dbos:
+        return
+    print()
+    for (mode, connections), rounds in dbos.items():
+        print(
+            f"DBOS, {mode:<8} {connections:>2} conn. {median(rounds, 'chain'):6,.0f} chains/s   "
+            f"{median(rounds, 'diamond'):5,.0f} diamonds/s   idle p50: first step "
+            f"{1000 * percentile(pooled(rounds, 'to_start'), 0.5):.2f} ms, "
+            f"chain {1000 * percentile(pooled(rounds, 'to_end'), 0.5):.2f} ms"
+        )
+    for name, ours in (("chain", chain), ("diamond", diamond)):
+        best = max(median(rounds, name) for rounds in dbos.values())
+        print(f"{name:<8} {ours / best:5.1f} times DBOS at its best ({best:,.0f}/s)")
+
+
+def measure(folder: Path, rounds: int, chains: int, diamonds: int) -> None:
+    print(f"machine               {os.cpu_count()} cores; database in {folder.parent}")
+    try:
+        print(f"peer                  DBOS Transact {version('dbos')}")
+        settings = peer.SETTINGS
+    except PackageNotFoundError:
+        print("peer                  DBOS is not installed here (pip install -e '.[bench]')")
+        settings = ()
+    engine: list[dict[str, Any]] = []
+    dbos: dict[tuple[str, int], list[dict[str, Any]]] = {each: [] for each in settings}
+    for number in range(rounds):
+        here = folder / str(number)
+        here.mkdir()
+        engine.append(in_a_process("benchmarks.engine", "--round", here, chains, diamonds))
+        for mode, connections in settings:
+            dbos[mode, connections].append(
+                in_a_process(
+                    "benchmarks.peer",
+                    here,
+                    mode,
+                    connections,
+                    PEER_CHAINS,
+                    PEER_DIAMONDS,
+                    IDLE_RUNS // 2,
+                )
+            )
+    show(engine, dbos)
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["--round"]:
+        folder, chains, diamonds = sys.argv[2:]
+        print(json.dumps(asyncio.run(engine_round(Path(folder), int(chains), int(diamonds)))))
+        return
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--chains", type=int, default=1_000)
-    parser.add_argument("--diamonds", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--chains", type=int, default=2_000)
+    parser.add_argument("--diamonds", type=int, default=500)
     parser.add_argument("--folder", help="where the databases are made (the system's default)")
     arguments = parser.parse_args()
     with place(arguments.folder) as folder:
-        asyncio.run(measure(folder, arguments.chains, arguments.diamonds))
+        measure(folder, arguments.rounds, arguments.chains, arguments.diamonds)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -21,6 +23,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 # gRPC's core writes lines of its own to stderr, beside the errors that we report.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -58,6 +61,7 @@ from application.feed import Feed
 from application.pause import Pause
 from application.progress import ProgressBoard
 from application.recovery import Recovery
+from application.rerun import Rerun
 from application.retry import Retry
 from application.settle import Settle
 from application.status import Status
@@ -121,7 +125,7 @@ class Container(containers.DeclarativeContainer):
 
     clock = providers.Singleton(SystemClock)
     ids = providers.Singleton(Uuid7)
-    threads = providers.Singleton(LoopThreads)
+    threads = providers.Singleton(LoopThreads, settings.provided.slots)
     cards = providers.Singleton(FsCards, settings.provided.card_roots)
 
     database = providers.Singleton(Database, settings.provided.database_url)
@@ -154,6 +158,7 @@ class Container(containers.DeclarativeContainer):
         clock=clock,
         ids=ids,
         threads=threads,
+        library=providers.Factory(str, settings.provided.library),
     )
     chance = providers.Singleton(SystemChance)
     advance = providers.Singleton(
@@ -170,10 +175,15 @@ class Container(containers.DeclarativeContainer):
         clock=clock,
         threads=threads,
     )
-    dispatcher = providers.Singleton(LocalDispatcher, settings.provided.pools)
-    cancel = providers.Singleton(Cancel, executions=executions, dispatcher=dispatcher, clock=clock)
+    dispatcher = providers.Singleton(
+        LocalDispatcher, settings.provided.pools, grace_s=settings.provided.stop_grace_s
+    )
+    cancel = providers.Singleton(
+        Cancel, executions=executions, dispatcher=dispatcher, clock=clock, progress=progress
+    )
     pause = providers.Singleton(Pause, executions=executions, clock=clock)
     settle = providers.Singleton(Settle, executions=executions, clock=clock)
+    rerun = providers.Singleton(Rerun, executions=executions, clock=clock, ids=ids)
 
     hub = providers.Singleton(
         Hub,
@@ -182,6 +192,7 @@ class Container(containers.DeclarativeContainer):
         clock=clock,
         card_pipeline=settings.provided.card_pipeline,
     )
+    owner_key = providers.Object("")
     api = providers.Singleton(
         Api,
         trigger=trigger,
@@ -190,11 +201,14 @@ class Container(containers.DeclarativeContainer):
         cancel=cancel,
         pause=pause,
         settle=settle,
+        rerun=rerun,
+        dispatcher=dispatcher,
         feed=feed,
         catalogue=catalogue,
         jobs=jobs,
         card_files=card_files,
         threads=threads,
+        owner_key=owner_key,
     )
     rpc = providers.Singleton(
         RpcServer, trigger=trigger, status=status, retry=retry, advance=advance, feed=feed
@@ -326,13 +340,17 @@ async def serve(
     ready: Callable[[Addresses], None],
     recover: bool = True,
     grpc: bool = True,
+    owner_key: str = "",
 ) -> int:
     """Serve until ``stop`` is set; how many handlers didn't end in time.
+
+    ``owner_key``: written into the lock file, for commands of the same user to show.
 
     Raises ``Unavailable`` if the database is held by another server, or an address
     can't be had; ``InvalidInput`` for settings that make no sense together.
     """
     container = Container(settings=settings)
+    container.owner_key.override(providers.Object(owner_key))
     database = container.database()
     lock = DatabaseLock(database.path)
     lock.acquire()
@@ -347,7 +365,7 @@ async def serve(
                 await stack.enter_async_context(_serving_http(container, listener))
                 address = _address(settings.host, listener.getsockname()[1])
                 addresses = Addresses(f"http://{address}", grpc_address)
-                lock.announce(addresses.http, addresses.grpc)
+                lock.announce(addresses.http, addresses.grpc, owner_key)
                 ready(addresses)
                 await stop.wait()
             return container.dispatcher().running
@@ -377,21 +395,28 @@ def _address(host: str, port: int) -> str:
 def serve_until_signalled(settings: Settings, ready: Callable[[Addresses], None]) -> None:
     """``rushes serve``: until SIGINT or SIGTERM."""
 
-    async def run() -> int:
+    async def run() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        return await serve(settings, stop=stop, ready=ready)
+        if await serve(settings, stop=stop, ready=ready):
+            _end_now(0)
 
-    late = asyncio.run(run())
-    if late:
-        # Their threads can't be ended from here, and waiting for them could take for ever;
-        # whatever they still do is refused, and their steps are taken over at the next start.
-        log.warning("ending with %d handlers still at work", late)
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(0)
+    asyncio.run(run())
+
+
+def _end_now(exit_code: int) -> NoReturn:
+    """With handlers that didn't end when they were asked to.
+
+    Their threads can't be ended from here, and waiting for them could take for ever.
+    Whatever they still do is refused, and their steps are taken over at the next start.
+    """
+    log.warning("ending with handlers still at work")
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 class Attachment:
@@ -406,6 +431,7 @@ class Attachment:
         self._recover = recover
         self._own: _OwnServer | None = None
         self.url = ""
+        self.key = ""
 
     def __enter__(self) -> Attachment:
         self.find()
@@ -424,6 +450,11 @@ class Attachment:
     def is_own(self) -> bool:
         return self._own is not None
 
+    @property
+    def left_behind(self) -> bool:
+        """Whether our own server has stopped with handlers still at work."""
+        return self._own is not None and self._own.late > 0
+
     def find(self) -> None:
         """Find a server or start one; again, if the one that there was has gone."""
         if self._own is not None:
@@ -433,12 +464,13 @@ class Attachment:
         while True:
             holder = lock.holder()
             if holder is not None and holder.address:
-                self.url = holder.address
+                self.url, self.key = holder.address, holder.key
                 return
             if holder is None:
                 own = _OwnServer(self._settings, recover=self._recover)
                 try:
                     self.url = own.start()
+                    self.key = own.key
                 except Unavailable:
                     if lock.holder() is None:
                         raise  # not that somebody else was quicker
@@ -463,7 +495,10 @@ class _OwnServer:
         self._error: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rushes-server", daemon=True)
+        self.key = secrets.token_urlsafe(24)
+        self.late = 0
 
     def start(self) -> str:
         """Its URL. Raises what ``serve`` raises."""
@@ -479,7 +514,7 @@ class _OwnServer:
         assert self._stop is not None
         with contextlib.suppress(RuntimeError):  # it has ended by itself
             self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        self._stopped.wait()
 
     def _run(self) -> None:
         try:
@@ -490,6 +525,7 @@ class _OwnServer:
                 log.exception("the server has ended")
         finally:
             self._started.set()
+            self._stopped.set()
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -499,7 +535,16 @@ class _OwnServer:
             self._addresses = addresses
             self._started.set()
 
-        await serve(self._settings, stop=self._stop, ready=ready, recover=self._recover, grpc=False)
+        self.late = await serve(
+            self._settings,
+            stop=self._stop,
+            ready=ready,
+            recover=self._recover,
+            grpc=False,
+            owner_key=self.key,
+        )
+        if self.late:  # the loop would wait for them before it ends
+            self._stopped.set()
 
 
 class _OneLine(logging.Formatter):
@@ -531,16 +576,25 @@ def _serve(settings: Settings, say: Callable[[str], None]) -> None:
         say(f"HTTP and WebSocket on {addresses.http}")
         say(f"gRPC on {addresses.grpc}")
 
+    # What importing has made stays. Were the collector to go through it again and again, a
+    # fifth of the engine's time would go there (docs/performance.md).
+    gc.freeze()
     serve_until_signalled(settings, ready)
 
 
 def main() -> None:
     """The console script ``rushes``."""
     _log_to_stderr(logging.WARNING)
-    commands(
-        Factories(
-            load_settings=_load_settings,
-            attach=lambda settings, recover: Attachment(settings, recover=recover),
-            serve=_serve,
-        )
-    )
+    attachments: list[Attachment] = []
+
+    def attach(settings: Settings, recover: bool) -> Attachment:
+        attachments.append(Attachment(settings, recover=recover))
+        return attachments[-1]
+
+    factories = Factories(load_settings=_load_settings, attach=attach, serve=_serve)
+    try:
+        commands(factories)
+    except SystemExit as end:
+        if any(attachment.left_behind for attachment in attachments):
+            _end_now(end.code if isinstance(end.code, int) else 1)
+        raise

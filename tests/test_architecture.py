@@ -27,6 +27,8 @@ VIOLATIONS = {
     "pure-domain, a library": ("domain/step.py", "import sqlalchemy"),
     "plain-application": ("application/feed.py", "import threading"),
     "plain-application, a library": ("application/feed.py", "import starlette"),
+    "testkit": ("adapters/testkit/bed.py", "import adapters.system"),
+    "testkit, a library": ("adapters/testkit/bed.py", "import sqlalchemy"),
     "one-container": ("adapters/cli/display.py", "import dependency_injector"),
     "one-container, upwards": ("adapters/cli/display.py", "import bootstrap"),
 }

@@ -35,6 +35,7 @@ class Settings:
     pipelines: further pipelines, each as ``module:attribute``.
     pools: how many steps may run at once in each pool.
     origins: web pages elsewhere (``http://localhost:5173``) that may use the server.
+    stop_grace_s: how long running handlers have to come to an end when Rushes stops.
     """
 
     host: str
@@ -47,6 +48,12 @@ class Settings:
     pipelines: tuple[str, ...]
     pools: Mapping[str, int]
     origins: tuple[str, ...]
+    stop_grace_s: float
+
+    @property
+    def slots(self) -> int:
+        """How many steps may run at once, in all pools together."""
+        return sum(self.pools.values())
 
     @classmethod
     def load(
@@ -123,6 +130,8 @@ def _default(name: str) -> str:
             return str(platformdirs.user_videos_path() / "Rushes")
         case "card_roots":
             return "/Volumes" if sys.platform == "darwin" else "/media:/run/media:/mnt"
+        case "stop_grace_s":
+            return "10"
         case "card_pipeline":
             return "sd_ingest"
         case _:
@@ -196,6 +205,16 @@ def _origins(text: str) -> tuple[str, ...]:
     return origins
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 3_600:
+        raise ValueError(f"{text!r} is no number of seconds from 0 to 3600")
+    return seconds
+
+
 def _word(text: str) -> str:
     return text
 
@@ -211,4 +230,5 @@ _PARSERS = {
     "pipelines": _pipelines,
     "pools": _pools,
     "origins": _origins,
+    "stop_grace_s": _seconds,
 }

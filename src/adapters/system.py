@@ -7,17 +7,17 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from domain.errors import Unavailable
 
 T = TypeVar("T")
 
-MAX_THREADS = 64
-"""More than all pools together allow; the pools bound what runs, not this."""
+SHORT_THREADS = 8
+"""For calls that take milliseconds: looking a path up, reading a page."""
 
 
 class SystemClock:
@@ -53,10 +53,15 @@ class Uuid7:
 
 
 class LoopThreads:
-    """Threads beside the running event loop."""
+    """Threads beside the running event loop.
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="rushes-step")
+    size: how many steps may block at once. Short calls of the application itself have
+    threads of their own, so that they never wait for a step to end.
+    """
+
+    def __init__(self, size: int = 64) -> None:
+        self._steps = ThreadPoolExecutor(size, thread_name_prefix="rushes-step")
+        self._short = ThreadPoolExecutor(SHORT_THREADS, thread_name_prefix="rushes-call")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -66,12 +71,22 @@ class LoopThreads:
     def close(self) -> None:
         """Doesn't wait for what still runs: who stops has asked it to end before."""
         self._closed = True
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._steps, self._short):
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    async def run(self, blocking: Callable[[], T]) -> T:
+    async def run(self, blocking: Callable[[], T], *, long: bool = False) -> T:
         if self._closed:
             raise Unavailable("the server is stopping")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, blocking)
+        pool = self._steps if long else self._short
+        outcome = await asyncio.get_running_loop().run_in_executor(pool, _caught, blocking)
+        if isinstance(outcome, _Raised):
+            raise outcome.error
+        return outcome
+
+    def await_result(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        if self._loop is None or self._loop.is_closed():
+            raise Unavailable("the server is stopping")
+        return asyncio.run_coroutine_threadsafe(make(), self._loop).result()
 
     def on_loop(self, callback: Callable[[], None]) -> None:
         if self._loop is None or self._loop.is_closed():
@@ -80,3 +95,20 @@ class LoopThreads:
             self._loop.call_soon_threadsafe(callback)
         except RuntimeError:  # closed just now
             return
+
+
+class _Raised:
+    """Carries an exception as a value: some kinds can't be raised through a future."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def _caught(blocking: Callable[[], T]) -> T | _Raised:
+    try:
+        return blocking()
+    except (StopIteration, GeneratorExit) as error:
+        # Raised in a coroutine, these would mean something else.
+        return _Raised(RuntimeError(f"{type(error).__name__}: {error}"))
+    except BaseException as error:
+        return _Raised(error)

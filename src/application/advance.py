@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from application.json_values import json_object
@@ -42,7 +42,7 @@ class Advance:
             execution.note(live, at=now)
             execution.complete(ref.step_key, ref.attempt, output, at=now, job_id=job_id)
 
-        await self._executions.update(ref.execution_id, change)
+        await self._executions.apply(ref.execution_id, change)
 
     async def fail(self, ref: AttemptRef, error: str, *, permanent: bool = False) -> None:
         """``permanent``: to try again by itself would be no use."""
@@ -57,13 +57,60 @@ class Advance:
                 ref.step_key, ref.attempt, reason, at=now, permanent=permanent, chance=chance
             )
 
-        await self._executions.update(ref.execution_id, change)
+        await self._executions.apply(ref.execution_id, change)
 
     async def release(self, ref: AttemptRef) -> None:
         """Rushes is stopping: the step is to be started again later."""
         now = self._clock.now()
-        await self._executions.update(
+        await self._executions.apply(
             ref.execution_id, lambda execution: execution.release(ref.step_key, ref.attempt, at=now)
+        )
+
+    async def spawn(
+        self,
+        ref: AttemptRef,
+        name: str,
+        parameter: str,
+        *,
+        params: object,
+        depends_on: Sequence[str] = (),
+        after: Sequence[str] = (),
+    ) -> None:
+        """The attempt adds a step of a family; it is there, and may run, when this returns.
+
+        Raises ``AttemptOver``, and ``InvalidInput`` for what can't be spawned.
+        """
+        given = json_object(params, "params")
+        now = self._clock.now()
+
+        def change(execution: Execution) -> None:
+            execution.spawn(
+                ref.step_key,
+                ref.attempt,
+                name,
+                parameter,
+                at=now,
+                params=given,
+                depends_on=depends_on,
+                after=after,
+            )
+
+        await self._executions.apply(ref.execution_id, change)
+
+    async def leave(self, ref: AttemptRef, checkpoint: object) -> None:
+        """Store what the next attempt is to be given. Raises ``AttemptOver``, ``InvalidInput``."""
+        left = json_object(checkpoint, "checkpoint")
+        now = self._clock.now()
+        await self._executions.apply(
+            ref.execution_id,
+            lambda execution: execution.leave(ref.step_key, ref.attempt, left, at=now),
+        )
+
+    async def lose(self, ref: AttemptRef) -> None:
+        """The attempt's lease is over: another one takes over."""
+        now = self._clock.now()
+        await self._executions.apply(
+            ref.execution_id, lambda execution: execution.lose(ref.step_key, ref.attempt, at=now)
         )
 
     async def complete_external(

@@ -21,16 +21,17 @@ crash, so it has to be idempotent; whatever it raises fails the step.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from application.ports import AttemptRef
-from domain.definition import DEFAULT_POOL, PipelineDefinition, RetryPolicy, StepSpec
+from domain.definition import DEFAULT_POOL, KeyLimit, PipelineDefinition, RetryPolicy, StepSpec
 from domain.errors import InvalidDefinition
 
 __all__ = [
     "Interrupted",
+    "KeyLimit",
     "PermanentError",
     "Pipeline",
     "RetryPolicy",
@@ -64,11 +65,36 @@ class Interrupted(BaseException):
     """
 
 
+class Reports(Protocol):
+    """What an attempt can say while it runs; the step runner listens."""
+
+    def progress(self, fraction: float, detail: dict[str, Any]) -> None: ...
+
+    def beat(self) -> None: ...
+
+    def told(self) -> bool: ...
+
+    def wait(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None: ...
+
+    async def leave(self, checkpoint: Mapping[str, Any]) -> None: ...
+
+    async def spawn(
+        self,
+        name: str,
+        parameter: str,
+        params: Mapping[str, Any],
+        depends_on: Sequence[str],
+        after: Sequence[str],
+    ) -> None: ...
+
+
 class StepContext:
     """What a handler is given.
 
     execution_id: the uuid. attempt: which start of this step it is, from 1.
     data: the execution's data as it was when this attempt began; the handler's own.
+    parameter and params: of a spawned step, what it was spawned with.
+    checkpoint: what an earlier attempt of this step has left, or None.
     """
 
     def __init__(
@@ -80,8 +106,10 @@ class StepContext:
         message_id: str | None,
         step_name: str,
         data: dict[str, Any],
-        report: Callable[[float, dict[str, Any]], None],
-        stopping: Callable[[], bool],
+        reports: Reports,
+        parameter: str = "",
+        params: dict[str, Any] | None = None,
+        checkpoint: dict[str, Any] | None = None,
     ) -> None:
         self.ref = ref
         self.execution_id = execution_id
@@ -89,9 +117,11 @@ class StepContext:
         self.message_id = message_id
         self.step_name = step_name
         self.data = data
+        self.parameter = parameter
+        self.params = {} if params is None else params
+        self.checkpoint = checkpoint
         self.job_id: int | None = None
-        self._report = report
-        self._stopping = stopping
+        self._reports = reports
 
     @property
     def step_key(self) -> str:
@@ -105,9 +135,10 @@ class StepContext:
         """Say how far this attempt has come, from 0 to 1, as often as you like.
 
         ``detail`` is shown beside it: ``bytes_done=..., bytes_total=...``. Cheap
-        and safe from any thread; the frontend is told a few times a second.
+        and safe from any thread; the frontend is told a few times a second. It renews
+        the step's lease.
         """
-        self._report(fraction, detail)
+        self._reports.progress(fraction, detail)
 
     def attach_job(self, job_id: int) -> None:
         """The execution works on this job: its ``job_id``, once this step completes."""
@@ -116,15 +147,64 @@ class StepContext:
     @property
     def stopping(self) -> bool:
         """Whether the handler should come to an end as soon as it can."""
-        return self._stopping()
+        return self._reports.told()
 
     def check(self) -> None:
         """Call it often in long work. Raises ``Interrupted`` when it is to end.
 
         That is so when Rushes stops, the execution is cancelled, or the time is over.
         """
-        if self._stopping():
+        if self._reports.told():
             raise Interrupted
+
+    def heartbeat(self, checkpoint: Mapping[str, Any] | None = None) -> None:
+        """Renew the step's lease. ``checkpoint`` is stored, for the attempt after this one.
+
+        For blocking handlers; a checkpoint costs a commit. Raises ``AttemptOver`` if
+        this attempt has been taken over.
+        """
+        self._reports.beat()
+        if checkpoint is not None:
+            left = dict(checkpoint)
+            self._reports.wait(lambda: self._reports.leave(left))
+
+    async def aheartbeat(self, checkpoint: Mapping[str, Any] | None = None) -> None:
+        """``heartbeat``, for coroutines."""
+        self._reports.beat()
+        if checkpoint is not None:
+            await self._reports.leave(dict(checkpoint))
+
+    def spawn(
+        self,
+        name: str,
+        parameter: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        depends_on: Sequence[str] = (),
+        after: Sequence[str] = (),
+    ) -> None:
+        """Add a step of the family ``name``, which this step must declare to spawn.
+
+        It is stored, visible and may run as soon as this returns. The same again, after
+        a crash or a retry, changes nothing. For blocking handlers. Raises
+        ``AttemptOver`` if this attempt has been taken over, ``InvalidInput`` for what
+        can't be spawned.
+        """
+        self._reports.wait(
+            lambda: self._reports.spawn(name, parameter, params or {}, depends_on, after)
+        )
+
+    async def aspawn(
+        self,
+        name: str,
+        parameter: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        depends_on: Sequence[str] = (),
+        after: Sequence[str] = (),
+    ) -> None:
+        """``spawn``, for coroutines."""
+        await self._reports.spawn(name, parameter, params or {}, depends_on, after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +231,11 @@ def step(
     retry: RetryPolicy = NO_RETRY,
     run_timeout_s: float | None = None,
     queue_timeout_s: float | None = None,
+    lease_s: float | None = None,
+    priority: int = 0,
+    limits: Sequence[KeyLimit] = (),
+    dynamic: bool = False,
+    spawns: Sequence[str] = (),
 ) -> Callable[[Handler], AuthoredStep]:
     """Make a function a step; see ``StepSpec`` for what the words mean."""
 
@@ -168,6 +253,11 @@ def step(
             retry=retry,
             run_timeout_s=run_timeout_s,
             queue_timeout_s=queue_timeout_s,
+            lease_s=lease_s,
+            priority=priority,
+            limits=tuple(limits),
+            dynamic=dynamic,
+            spawns=_names("spawns", own_name, spawns),
         )
         return AuthoredStep(spec, handler)
 

@@ -7,14 +7,14 @@ adapters alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeVar
 
 from domain.events import RecordedFact
 from domain.execution import Execution, ExecutionStatus
-from domain.footage import Card, CardFile, FileKind, ImportedFile, Job, VerifiedCopy
+from domain.footage import Card, CardFile, FileKind, Job, VerifiedCopy
 from domain.step import Step
 
 T = TypeVar("T")
@@ -34,6 +34,9 @@ class AttemptRef:
     step_key: str
     attempt: int
 
+    def __str__(self) -> str:
+        return f"{self.step_key} of execution {self.execution_id}, attempt {self.attempt}"
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -44,11 +47,12 @@ class Started:
 
     execution: Execution
     step: Step
+    ref: AttemptRef = field(init=False, repr=False, compare=False)
 
-    @property
-    def ref(self) -> AttemptRef:
+    def __post_init__(self) -> None:
         assert self.execution.id is not None
-        return AttemptRef(self.execution.id, self.step.key, self.step.attempt)
+        ref = AttemptRef(self.execution.id, self.step.key, self.step.attempt)
+        object.__setattr__(self, "ref", ref)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,10 @@ class Executions(Protocol):
         """
         ...
 
+    async def apply(self, execution_id: int, change: Change) -> None:
+        """``update`` for who needs no answer, and so no copy of the whole execution."""
+        ...
+
     async def get(self, reference: str | int) -> Execution:
         """The last committed state, by uuid or by id. Raises ``ExecutionNotFound``."""
         ...
@@ -139,6 +147,21 @@ class Executions(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the dispatcher has to do.
+
+    held: whether it starts nothing at present. running: handlers at work. waiting:
+    steps without a slot. overdue: attempts that were told to end and haven't yet; their
+    slots stay taken.
+    """
+
+    held: bool
+    running: int
+    waiting: int
+    overdue: tuple[AttemptRef, ...]
+
+
 class Dispatcher(Protocol):
     """Who decides what may run now, and has it run.
 
@@ -157,6 +180,16 @@ class Dispatcher(Protocol):
         """They have committed: run them."""
         ...
 
+    def hold(self) -> None:
+        """Admit nothing until ``go_on``; what runs goes on to its end. Forgotten at a restart."""
+        ...
+
+    def go_on(self) -> None:
+        """Admit what has waited meanwhile."""
+        ...
+
+    def load(self) -> Load: ...
+
     def look_again(self, execution_id: int, at: datetime) -> None:
         """An attempt is due then, or a wait is over: have the execution looked at (``tick``)."""
         ...
@@ -173,11 +206,18 @@ class Dispatcher(Protocol):
 class Threads(Protocol):
     """Threads for what blocks, so that nothing else in the application knows any."""
 
-    async def run(self, blocking: Callable[[], T]) -> T:
+    async def run(self, blocking: Callable[[], T], *, long: bool = False) -> T:
         """Call it in a thread, and wait for what it returns or raises.
+
+        ``long``: it may block for as long as a step does; then it takes nothing from
+        the threads for short calls.
 
         Raises ``Unavailable`` once the threads are closed.
         """
+        ...
+
+    def await_result(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """From a thread of ``run``: have the loop await it, and wait for what comes of it."""
         ...
 
     def on_loop(self, callback: Callable[[], None]) -> None:
@@ -212,30 +252,53 @@ class Ids(Protocol):
 class Cards(Protocol):
     """Where cards are found. Blocking."""
 
-    def locate(self, sd_path: object) -> str:
+    def locate(self, sd_path: object, *, anywhere: bool = False) -> str:
         """The path in one spelling, if a card may be there; nothing has to be there yet.
 
         Raises ``InvalidPath`` unless it is text, absolute, free of NUL and ``..``,
         strictly below one of the card roots, and without a symbolic link below it.
+
+        ``anywhere``: a person at this machine has named it, so the roots aren't asked
+        and links are resolved; only the root of the file system is refused.
         """
         ...
+
+
+MAX_UNFINISHED = 100
+"""A card that fails more often than that has left nothing in the oldest of its jobs' folders."""
 
 
 class Jobs(Protocol):
     """The jobs, one per execution at most. Blocking: called from threads."""
 
     def create(
-        self, attempt: AttemptRef, *, name: str, card: Card, file_count: int, total_bytes: int
+        self,
+        attempt: AttemptRef,
+        *,
+        name: str,
+        card: Card,
+        file_count: int,
+        total_bytes: int,
+        taken: Callable[[str], bool] = lambda name: False,
     ) -> Job:
         """The execution's job. The one that it has, if it has one (with its name and time).
 
-        A name that is taken gets ``-2``, ``-3`` and so on. Raises ``AttemptOver``
-        if the attempt doesn't run.
+        A name that another job has, or that is ``taken``, gets ``-2``, ``-3`` and so
+        on. ``taken`` is called within the transaction: it answers at once, without
+        I/O. Raises ``AttemptOver`` if the attempt doesn't run.
         """
         ...
 
     def get(self, job_id: int) -> Job:
         """Raises ``JobNotFound``."""
+        ...
+
+    def unfinished(self, card_identity: str, library: str) -> Sequence[Job]:
+        """This card's jobs for this library that were never copied, and that nobody is at.
+
+        Their executions aren't active, no step of theirs runs, and the ``library`` in
+        their data is this one. The newest first, at most ``MAX_UNFINISHED``.
+        """
         ...
 
     def copied(self, attempt: AttemptRef, job_id: int) -> Job:
@@ -270,8 +333,15 @@ class CardFiles(Protocol):
 class Ledger(Protocol):
     """What was imported, for ever. Blocking: called from threads."""
 
-    def known(self, files: Sequence[CardFile]) -> Mapping[bytes, Sequence[ImportedFile]]:
-        """Rows with the path and the size of one of these files, on whatever card, by path."""
+    def known(
+        self, files: Sequence[CardFile], destination: str
+    ) -> Mapping[bytes, Sequence[VerifiedCopy]]:
+        """What was recorded at this destination of files with one of these paths and its size.
+
+        By the path on the card, on whatever card; each file with every place below
+        the destination that it was brought to, in the order of recording. Whether it
+        still stands there is for the disk to say.
+        """
         ...
 
     def record(self, attempt: AttemptRef, job_id: int, copies: Sequence[VerifiedCopy]) -> None:

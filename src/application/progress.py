@@ -14,6 +14,7 @@ from typing import Any
 from application.feed import Feed, StepProgress
 from application.json_values import json_object
 from application.ports import AttemptRef, Clock, Live, Started, Threads
+from domain.errors import InvalidInput
 
 TELL_EVERY_S = 0.25
 """Four times a second a step: as often as an eye follows a bar."""
@@ -46,9 +47,14 @@ class ProgressBoard:
     def note(self, started: Started, fraction: float, detail: Mapping[str, Any]) -> None:
         """Note it, and tell the followers if it is time. From any thread.
 
-        Raises ``InvalidInput`` for a detail that is no JSON; a fraction outside 0 to 1
-        is brought inside, and it never goes back within an attempt.
+        Raises ``InvalidInput`` for a fraction that is no number, or a detail that is no
+        JSON; a fraction outside 0 to 1 is brought inside, and it never goes back within
+        an attempt.
         """
+        try:
+            fraction = float(fraction)
+        except (TypeError, ValueError, OverflowError):
+            raise InvalidInput("progress must be a number", field="fraction") from None
         ref = started.ref
         steps = self._running.get(ref.execution_id, {})
         attempt, before = steps.get(ref.step_key, (0, 0.0))

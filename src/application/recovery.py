@@ -25,4 +25,4 @@ class Recovery:
 
     async def _recover(self, execution_id: int) -> None:
         now = self._clock.now()
-        await self._executions.update(execution_id, lambda e: e.recover(at=now))
+        await self._executions.apply(execution_id, lambda e: e.recover(at=now))

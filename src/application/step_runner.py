@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -51,16 +51,25 @@ class _Failed:
     interrupted: bool = False
 
 
-_Outcome = _Completed | _Failed
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """It has been silent for longer than its lease."""
+
+
+_Outcome = _Completed | _Failed | _Lost
 
 
 class Attempt:
-    """One attempt at work. Its handler may outlive its outcome, if it doesn't heed a timeout."""
+    """One attempt at work. Its handler may outlive its outcome, if it doesn't heed a timeout.
 
-    def __init__(self, started: Started, *, cancellable: bool) -> None:
+    began_at and beat_at: monotonic seconds; of the begin, and of the last sign of life.
+    """
+
+    def __init__(self, started: Started, *, on_loop: bool, now: float) -> None:
         self.started = started
+        self.began_at = self.beat_at = now
         self.handler: asyncio.Task[_Outcome]
-        self._cancellable = cancellable
+        self.on_loop = on_loop
         self._told = False
 
     @property
@@ -71,8 +80,59 @@ class Attempt:
     def tell(self) -> None:
         """Ask its handler to come to an end. A blocking one finds out when it next looks."""
         self._told = True
-        if self._cancellable:
+        if self.on_loop:
             self.handler.cancel()
+
+
+class _Reports:
+    """What a handler says through its context (``authoring.Reports``)."""
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        advance: Advance,
+        progress: ProgressBoard,
+        clock: Clock,
+        threads: Threads,
+    ) -> None:
+        self._attempt = attempt
+        self._advance = advance
+        self._progress = progress
+        self._clock = clock
+        self._threads = threads
+
+    def progress(self, fraction: float, detail: dict[str, Any]) -> None:
+        self.beat()
+        self._progress.note(self._attempt.started, fraction, detail)
+
+    def beat(self) -> None:
+        self._attempt.beat_at = self._clock.monotonic()
+
+    def told(self) -> bool:
+        return self._attempt.told
+
+    def wait(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._threads.await_result(make)
+
+    async def leave(self, checkpoint: Mapping[str, Any]) -> None:
+        await self._advance.leave(self._attempt.started.ref, checkpoint)
+
+    async def spawn(
+        self,
+        name: str,
+        parameter: str,
+        params: Mapping[str, Any],
+        depends_on: Sequence[str],
+        after: Sequence[str],
+    ) -> None:
+        await self._advance.spawn(
+            self._attempt.started.ref,
+            name,
+            parameter,
+            params=params,
+            depends_on=depends_on,
+            after=after,
+        )
 
 
 class StepRunner:
@@ -100,7 +160,7 @@ class StepRunner:
         """Set its handler to work."""
         handler = self._catalogue.handler(started.execution.definition.type, started.step.name)
         on_loop = handler is not None and runs_on_loop(handler)
-        attempt = Attempt(started, cancellable=on_loop)
+        attempt = Attempt(started, on_loop=on_loop, now=self._clock.monotonic())
         if not self._stopping:  # otherwise its commit was under way when the stop came
             self._progress.begin(started)
         attempt.handler = asyncio.create_task(
@@ -115,19 +175,40 @@ class StepRunner:
         report's own commit can then start what waits for it. Raises nothing. If the time
         is over before the handler has ended, the handler is told, and may go on for a while.
         """
-        limit_s = attempt.started.step.spec.run_timeout_s
-        if limit_s is not None:
-            timer = asyncio.create_task(self._clock.sleep(limit_s))
-            await asyncio.wait({attempt.handler, timer}, return_when=asyncio.FIRST_COMPLETED)
-            timer.cancel()
-            if not attempt.handler.done():
+        spec = attempt.started.step.spec
+        if spec.run_timeout_s is not None or spec.lease_s is not None:
+            over = await self._time_over(attempt, spec.run_timeout_s, spec.lease_s)
+            if over is not None:
                 attempt.tell()
-                return self._report_of(attempt, _Failed(f"ran longer than {limit_s:g} s"))
-        else:
-            await asyncio.wait({attempt.handler})
-        if attempt.handler.cancelled():  # before it had begun
-            return self._report_of(attempt, _Failed("was cancelled", interrupted=True))
-        return self._report_of(attempt, attempt.handler.result())
+                return self._report_of(attempt, over)
+        try:
+            outcome = await attempt.handler
+        except asyncio.CancelledError:
+            if not attempt.handler.cancelled():
+                raise
+            outcome = _Failed("was cancelled before it had begun", interrupted=True)
+        return self._report_of(attempt, outcome)
+
+    async def _time_over(
+        self, attempt: Attempt, limit_s: float | None, lease_s: float | None
+    ) -> _Outcome | None:
+        """Wait for the handler to end (None), or for the time that it has to be over."""
+        while not attempt.handler.done():
+            now = self._clock.monotonic()
+            left = []
+            if limit_s is not None:
+                left.append(attempt.began_at + limit_s - now)
+                if left[-1] <= 0:
+                    return _Failed(f"ran longer than {limit_s:g} s")
+            if lease_s is not None:
+                left.append(attempt.beat_at + lease_s - now)
+                if left[-1] <= 0:
+                    return _Lost()
+            timers = {asyncio.create_task(self._clock.sleep(min(left)))} if left else set()
+            await asyncio.wait({attempt.handler, *timers}, return_when=asyncio.FIRST_COMPLETED)
+            for timer in timers:
+                timer.cancel()
+        return None
 
     def _report_of(self, attempt: Attempt, outcome: _Outcome) -> Callable[[], Awaitable[None]]:
         started = attempt.started
@@ -135,6 +216,8 @@ class StepRunner:
             report = partial(
                 self._advance.complete, started.ref, outcome.output, job_id=outcome.job_id
             )
+        elif isinstance(outcome, _Lost):
+            report = partial(self._advance.lose, started.ref)
         elif outcome.interrupted and self._stopping:
             report = partial(self._advance.release, started.ref)
         else:
@@ -150,6 +233,9 @@ class StepRunner:
         try:
             return await self._call(attempt, handler)
         except BaseException as error:
+            told = isinstance(error, RushesError | StepError | Interrupted | asyncio.CancelledError)
+            if not told:  # a bug in the handler: whoever wrote it wants to know where
+                log.warning("step %s raised", attempt.started.ref, exc_info=error)
             return _Failed(
                 _reason(error),
                 permanent=isinstance(error, PermanentError | InvalidInput),
@@ -171,14 +257,16 @@ class StepRunner:
             message_id=execution.message_id,
             step_name=step.name,
             data=json_copy(execution.data),
-            report=lambda fraction, detail: self._progress.note(started, fraction, detail),
-            stopping=lambda: attempt.told,
+            reports=_Reports(attempt, self._advance, self._progress, self._clock, self._threads),
+            parameter=step.parameter,
+            params=json_copy(step.params),
+            checkpoint=None if step.checkpoint is None else json_copy(step.checkpoint),
         )
         returned: object
-        if runs_on_loop(handler):
+        if attempt.on_loop:
             returned = handler(context)
         else:
-            returned = await self._threads.run(lambda: handler(context))
+            returned = await self._threads.run(lambda: handler(context), long=True)
         if isinstance(returned, Awaitable):
             returned = await returned
         output = json_object(

@@ -17,6 +17,7 @@ MAX_MESSAGE_ID = 200
 """Characters; long enough for any uuid, path or URN, short enough for an index."""
 
 CARD_PATH = "sd_path"
+LIBRARY = "library"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Trigger:
         clock: Clock,
         ids: Ids,
         threads: Threads,
+        library: str,
     ) -> None:
         self._catalogue = catalogue
         self._executions = executions
@@ -44,15 +46,24 @@ class Trigger:
         self._clock = clock
         self._ids = ids
         self._threads = threads
+        self._library = library
 
     async def __call__(
-        self, pipeline_type: str, data: object, *, message_id: object = None
+        self,
+        pipeline_type: str,
+        data: object,
+        *,
+        message_id: object = None,
+        anywhere: bool = False,
     ) -> TriggerAnswer:
         """Store a running execution and start its first steps, or answer with the one there is.
 
         ``data`` becomes the execution's data; a pipeline that works on a card needs
         ``sd_path`` in it. Raises ``PipelineNotFound``, ``InvalidInput`` (``InvalidPath``
         for the card), and ``MessageConflict`` if the message_id came with other contents.
+
+        ``anywhere``: a person at this machine has named the card, so it need not lie
+        below the card roots.
         """
         pipeline = self._catalogue.get(pipeline_type)
         payload = json_object(data, "data")
@@ -64,10 +75,22 @@ class Trigger:
                     f"{CARD_PATH} is missing: pipeline {pipeline_type!r} works on a card",
                     field=CARD_PATH,
                 )
+            if LIBRARY in payload:
+                raise InvalidInput(
+                    f"{LIBRARY} is the server's to say, not the client's: leave it out",
+                    field=LIBRARY,
+                )
             sd_path = payload[CARD_PATH]
-            located = await self._threads.run(lambda: self._cards.locate(sd_path))
+            located = await self._threads.run(
+                lambda: self._cards.locate(sd_path, anywhere=anywhere)
+            )
             payload[CARD_PATH] = located
             card_key = f"path:{located}"
+        # The client's own contents: the same message is the same on a server with another library.
+        contents = contents_hash(pipeline_type, payload)
+        if pipeline.card:
+            # Whichever server goes on with it, the footage of one card stays together.
+            payload[LIBRARY] = self._library
         execution = Execution.trigger(
             pipeline.definition,
             uuid=self._ids.new(),
@@ -76,7 +99,7 @@ class Trigger:
             card_key=card_key,
             at=self._clock.now(),
         )
-        triggered = await self._executions.trigger(execution, contents_hash(pipeline_type, payload))
+        triggered = await self._executions.trigger(execution, contents)
         return TriggerAnswer(ExecutionView.of(triggered.execution), triggered.duplicate)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from application.feed import Message
@@ -18,6 +19,7 @@ from domain.execution import Execution
 from domain.step import Step, StepStatus
 
 
+@lru_cache(maxsize=1024)
 def timestamp(at: datetime) -> str:
     """RFC 3339, in UTC, with milliseconds: ``2026-11-22T08:29:00.123Z``."""
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -36,6 +38,7 @@ class StepView:
     status: str
     required: bool
     external: bool
+    params: Mapping[str, Any]
     depends_on: tuple[str, ...]
     after: tuple[str, ...]
     attempt: int
@@ -58,8 +61,9 @@ class StepView:
             status=str(step.status),
             required=step.spec.required,
             external=step.spec.external,
-            depends_on=step.spec.depends_on,
-            after=step.spec.after,
+            params=json_copy(step.params),
+            depends_on=step.depends_on,
+            after=step.after,
             attempt=step.attempt,
             failures=step.failures,
             waived=step.waived,
@@ -94,6 +98,7 @@ class ExecutionView:
     warnings: Sequence[str]
     waits_for: Sequence[str]
     paused_at: str | None
+    rerun_of: int | None
     created_at: str
     started_at: str | None
     completed_at: str | None
@@ -122,6 +127,7 @@ class ExecutionView:
             warnings=execution.warnings,
             waits_for=execution.waits_for(),
             paused_at=_timestamp_or_none(execution.paused_at),
+            rerun_of=execution.rerun_of,
             created_at=timestamp(execution.created_at),
             started_at=_timestamp_or_none(execution.started_at),
             completed_at=_timestamp_or_none(execution.completed_at),

@@ -29,6 +29,8 @@ DEFAULT_POOL = "default"
 MAX_RETRIES = 100
 """More than anybody waits for; a step that still fails then needs a person."""
 
+MAX_PRIORITY = 100
+
 MAX_SECONDS = 31_536_000
 """A year: longer pauses and timeouts are slips of a unit."""
 
@@ -67,12 +69,26 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyLimit:
+    """At most ``at_once`` steps run whose execution data has the same value at ``by``.
+
+    ``by`` is a path of keys with dots between them (``card.identity``). So one copy
+    runs per card reader, or two per volume, whichever executions they belong to. Where
+    the data has nothing there, the limit doesn't apply.
+    """
+
+    by: str
+    at_once: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class StepSpec:
     """One step of a definition.
 
     name: unique within the pipeline.
     depends_on: names of steps that must have completed before this one starts;
-        if one of them fails or is skipped, so is this one.
+        if one of them fails or is skipped, so is this one. ``probe:*`` is the whole
+        family of the dynamic step ``probe``.
     after: names of steps that must have ended, however they ended.
     required: whether its failure fails the execution; an optional step's
         failure leaves a warning.
@@ -82,6 +98,12 @@ class StepSpec:
     retry: whether it is tried again by itself.
     run_timeout_s: how long an attempt may take; None for as long as it likes.
     queue_timeout_s: how long it may wait for a slot once it is ready.
+    lease_s: how long an attempt may be silent (no progress, no heartbeat) before it
+        counts as lost and is taken over; None for as long as it likes.
+    priority: who waits for a slot with a higher one is served earlier, within bounds.
+    limits: further limits beside the pool's; see ``KeyLimit``.
+    dynamic: a family: its steps are spawned while an execution runs, one a parameter.
+    spawns: the names of the dynamic steps that this one may spawn.
     """
 
     name: str
@@ -94,6 +116,11 @@ class StepSpec:
     retry: RetryPolicy = RetryPolicy()
     run_timeout_s: float | None = None
     queue_timeout_s: float | None = None
+    lease_s: float | None = None
+    priority: int = 0
+    limits: tuple[KeyLimit, ...] = ()
+    dynamic: bool = False
+    spawns: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -107,6 +134,11 @@ class StepSpec:
             "retry": self.retry.to_dict(),
             "run_timeout_s": self.run_timeout_s,
             "queue_timeout_s": self.queue_timeout_s,
+            "lease_s": self.lease_s,
+            "priority": self.priority,
+            "limits": [{"by": limit.by, "at_once": limit.at_once} for limit in self.limits],
+            "dynamic": self.dynamic,
+            "spawns": list(self.spawns),
         }
 
     @classmethod
@@ -122,6 +154,11 @@ class StepSpec:
             retry=RetryPolicy.from_dict(stored.get("retry", {})),
             run_timeout_s=stored.get("run_timeout_s"),
             queue_timeout_s=stored.get("queue_timeout_s"),
+            lease_s=stored.get("lease_s"),
+            priority=stored.get("priority", 0),
+            limits=tuple(KeyLimit(**limit) for limit in stored.get("limits", ())),
+            dynamic=stored.get("dynamic", False),
+            spawns=tuple(stored.get("spawns", ())),
         )
 
 
@@ -135,6 +172,9 @@ class PipelineDefinition:
     type: str
     steps: tuple[StepSpec, ...]
     _by_name: Mapping[str, StepSpec] = field(init=False, repr=False, compare=False, hash=False)
+    _spawners: Mapping[str, tuple[StepSpec, ...]] = field(
+        init=False, repr=False, compare=False, hash=False
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.type, str) or not PIPELINE_TYPE.match(self.type):
@@ -143,15 +183,30 @@ class PipelineDefinition:
             )
         _check_steps(self.type, self.steps)
         object.__setattr__(self, "_by_name", {spec.name: spec for spec in self.steps})
-        cycle = self._find_cycle()
-        if cycle:
+        spawners = {
+            family: tuple(spec for spec in self.steps if family in spec.spawns)
+            for family in {name for spec in self.steps for name in spec.spawns}
+        }
+        object.__setattr__(self, "_spawners", spawners)
+        circle = find_circle({spec.name: spec.spawns for spec in self.steps})
+        if circle:
+            raise InvalidDefinition(
+                f"pipeline {self.type!r}: the steps spawn each other in a circle: "
+                + " -> ".join(circle)
+            )
+        circle = find_circle({spec.name: self._waits_for(spec) for spec in self.steps})
+        if circle:
             raise InvalidDefinition(
                 f"pipeline {self.type!r}: the steps wait for each other in a circle: "
-                + " -> ".join(cycle)
+                + " -> ".join(circle)
             )
 
     def spec(self, name: str) -> StepSpec | None:
         return self._by_name.get(name)
+
+    def spawners(self, family: str) -> tuple[StepSpec, ...]:
+        """The steps that declare to spawn the family."""
+        return self._spawners.get(family, ())
 
     def to_dict(self) -> dict[str, Any]:
         return {"type": self.type, "steps": [spec.to_dict() for spec in self.steps]}
@@ -164,36 +219,58 @@ class PipelineDefinition:
             steps=tuple(StepSpec.from_dict(spec) for spec in stored["steps"]),
         )
 
-    def _find_cycle(self) -> list[str]:
-        """A circle of names with its first repeated at the end, or nothing."""
-        finished: set[str] = set()
-        for start in self._by_name:
-            # Depth-first with the path at hand; iterative, since a chain may be long.
-            path: list[str] = []
-            on_path: set[str] = set()
-            stack: list[tuple[str, bool]] = [(start, False)]
-            while stack:
-                name, leaving = stack.pop()
-                if leaving:
-                    path.pop()
-                    on_path.discard(name)
-                    finished.add(name)
-                    continue
-                if name in on_path:
-                    return [*path[path.index(name) :], name]
-                if name in finished:
-                    continue
-                path.append(name)
-                on_path.add(name)
-                stack.append((name, True))
-                spec = self._by_name[name]
-                stack.extend((other, False) for other in (*spec.depends_on, *spec.after))
-        return []
+    def _waits_for(self, spec: StepSpec) -> tuple[str, ...]:
+        """Names; who waits for a family waits for those who may spawn it as well."""
+        names: list[str] = []
+        for name in (*spec.depends_on, *spec.after):
+            family = family_of(name)
+            if family is None:
+                names.append(name)
+                continue
+            above = [family]
+            while above:  # spawning has no circles: that is checked before
+                member = above.pop()
+                names.append(member)
+                above.extend(spawner.name for spawner in self.spawners(member))
+        return tuple(names)
+
+
+def family_of(name: str) -> str | None:
+    """``probe`` for ``probe:*``; None for a name that stands for one step."""
+    return name[:-2] if name.endswith(":*") else None
+
+
+def find_circle(edges: Mapping[str, Sequence[str]]) -> list[str]:
+    """A circle of names with its first repeated at the end, or nothing.
+
+    Depth-first with the path at hand; iterative, since a chain may be long.
+    """
+    finished: set[str] = set()
+    for start in edges:
+        path: list[str] = []
+        on_path: set[str] = set()
+        stack: list[tuple[str, bool]] = [(start, False)]
+        while stack:
+            name, leaving = stack.pop()
+            if leaving:
+                path.pop()
+                on_path.discard(name)
+                finished.add(name)
+                continue
+            if name in on_path:
+                return [*path[path.index(name) :], name]
+            if name in finished:
+                continue
+            path.append(name)
+            on_path.add(name)
+            stack.append((name, True))
+            stack.extend((other, False) for other in edges[name])
+    return []
 
 
 def _check_steps(pipeline_type: str, steps: Sequence[StepSpec]) -> None:
     where = f"pipeline {pipeline_type!r}"
-    if not steps:
+    if all(spec.dynamic for spec in steps):
         raise InvalidDefinition(f"{where} has no steps", field="steps")
     if len(steps) > MAX_STEPS:
         raise InvalidDefinition(f"{where} has {len(steps)} steps, more than {MAX_STEPS}")
@@ -219,13 +296,30 @@ def _check_steps(pipeline_type: str, steps: Sequence[StepSpec]) -> None:
     for spec in steps:
         for relation, names in (("depends_on", spec.depends_on), ("after", spec.after)):
             for name in names:
-                if name not in by_name:
+                family = family_of(name)
+                found = by_name.get(name if family is None else family)
+                if found is None:
                     raise InvalidDefinition(
                         f"{where}: step {spec.name!r} names {name!r} in {relation}, "
                         "and there is no such step"
                     )
+                if found.dynamic != (family is not None):
+                    meant = f"{found.name}:*" if found.dynamic else found.name
+                    raise InvalidDefinition(
+                        f"{where}: step {spec.name!r} names {name!r} in {relation}; "
+                        f"{'a dynamic' if found.dynamic else 'an ordinary'} step is "
+                        f"waited for as {meant!r}"
+                    )
+        for name in spec.spawns:
+            if name not in by_name or not by_name[name].dynamic:
+                raise InvalidDefinition(
+                    f"{where}: step {spec.name!r} spawns {name!r}, "
+                    "and there is no such dynamic step"
+                )
+        if spec.dynamic and not any(spec.name in other.spawns for other in steps):
+            raise InvalidDefinition(f"{where}: nobody spawns the dynamic step {spec.name!r}")
         for name in spec.depends_on:
-            if spec.required and not by_name[name].required:
+            if spec.required and not by_name[family_of(name) or name].required:
                 raise InvalidDefinition(
                     f"{where}: required step {spec.name!r} depends on optional step {name!r}; "
                     "it may come after it, or be optional too"
@@ -246,15 +340,20 @@ def _check_policy(where: str, spec: StepSpec) -> None:
         ("jitter", policy.jitter, 0, 1),
         ("run_timeout_s", spec.run_timeout_s, 0.001, MAX_SECONDS),
         ("queue_timeout_s", spec.queue_timeout_s, 0.001, MAX_SECONDS),
+        ("lease_s", spec.lease_s, 0.001, MAX_SECONDS),
+        ("priority", spec.priority, -MAX_PRIORITY, MAX_PRIORITY),
     )
     for name, value, least, most in bounds:
-        if value is None and name.endswith("timeout_s"):
+        if value is None and name.endswith(("timeout_s", "lease_s")):
             continue
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not least <= float(value) <= most:  # type: ignore[arg-type]
             raise InvalidDefinition(
                 f"{where}: {name} must be from {least} to {most}, not {value!r}"
             )
+    for limit in spec.limits:
+        if not limit.by or type(limit.at_once) is not int or limit.at_once < 1:
+            raise InvalidDefinition(f"{where}: {limit!r} needs a path and a number above 0")
     if spec.external and spec.queue_timeout_s is not None:
         raise InvalidDefinition(
             f"{where}: an external step waits for no slot, so no queue_timeout_s"

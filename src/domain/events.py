@@ -110,6 +110,14 @@ class StepStarted(StepFact):
 
 
 @dataclass(frozen=True, slots=True)
+class StepSpawned(StepFact):
+    """A step that wasn't there before; ``spawned_by`` is the key of the one that made it."""
+
+    type: ClassVar[str] = "pipeline:step_spawned"
+    spawned_by: str
+
+
+@dataclass(frozen=True, slots=True)
 class StepCompleted(StepFact):
     """``progress`` is the execution's, from 0 to 100."""
 

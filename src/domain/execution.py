@@ -23,13 +23,16 @@ that failed isn't done: a failed execution shows how far it came.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any
 
-from domain.definition import PipelineDefinition
+from domain import dependencies
+from domain.definition import PipelineDefinition, family_of
 from domain.errors import (
     AttemptOver,
     IllegalTransition,
@@ -50,12 +53,19 @@ from domain.events import (
     StepFailed,
     StepRetrying,
     StepSkipped,
+    StepSpawned,
     StepStarted,
 )
 from domain.step import Step, StepStatus
 
 MAX_TAKEOVERS = 10
 """How often a step may lose its worker before it counts as the one that kills it."""
+
+
+MAX_STEPS_AT_ALL = 10_000
+"""Spawned ones included; a card with more clips than this is worked on in several runs."""
+
+PARAMETER = re.compile(r"[A-Za-z0-9._-]{1,200}\Z")
 
 
 class ExecutionStatus(StrEnum):
@@ -102,6 +112,7 @@ class Execution:
     card_key: which card it works on, if any; at most one active execution has it.
     data: the trigger's payload with every step's output merged in. Never changed
         in place: a merge makes a new mapping.
+    rerun_of: the id of the execution that it does again, in part.
     version: how often it has been stored.
     """
 
@@ -119,6 +130,7 @@ class Execution:
     warnings: tuple[str, ...] = ()
     progress: int = 0
     paused_at: datetime | None = None
+    rerun_of: int | None = None
     version: int = 0
     started_at: datetime | None = None
     completed_at: datetime | None = None
@@ -147,7 +159,9 @@ class Execution:
             data=data,
             created_at=at,
             updated_at=at,
-            steps={spec.name: Step(spec, spec.name, created_at=at) for spec in definition.steps},
+            steps={
+                spec.name: Step.of(spec, at=at) for spec in definition.steps if not spec.dynamic
+            },
         )
         execution.status = execution._fire(ExecutionVerb.START)
         execution.started_at = at
@@ -156,9 +170,52 @@ class Execution:
         )
         return execution
 
+    @classmethod
+    def rerun(cls, original: Execution, from_key: str, *, uuid: str, at: datetime) -> Execution:
+        """A new execution that does a step and all that comes of it again.
+
+        What had completed beside that is kept with its output, and isn't done again.
+        Raises ``StepNotFound``; ``IllegalTransition`` while the original is active.
+        """
+        original.step(from_key)
+        if original.active:
+            raise IllegalTransition(f"execution {original.uuid}", "be run again", original.status)
+        again = dependencies.downstream(original.definition, original.steps, from_key)
+        kept = {
+            key: step for key, step in original.steps.items() if key not in again and step.satisfies
+        }
+        execution = cls.trigger(
+            original.definition,
+            uuid=uuid,
+            data=original.given(),
+            card_key=original.card_key,
+            at=at,
+        )
+        execution.rerun_of = original.id
+        execution.job_id = original.job_id
+        execution.steps.update(kept)
+        for step in kept.values():
+            if step.output:
+                execution._merge(step, step.output)
+        execution._advance_progress()
+        return execution
+
+    def given(self) -> dict[str, Any]:
+        """What the trigger said: the data that no step has put there."""
+        made = {
+            name
+            for step in self.steps.values()
+            if step.output
+            for name in ((step.name,) if step.spec.dynamic else step.output)
+        }
+        return {name: value for name, value in self.data.items() if name not in made}
+
     def copy(self) -> Execution:
         """A draft: verbs on it leave this one as it is. Nothing is recorded in it yet."""
-        return replace(self, steps=dict(self.steps), recorded=[])
+        draft = Execution(*_fields(self))
+        draft.steps = dict(self.steps)
+        draft.recorded = []
+        return draft
 
     def differs_from(self, other: Execution) -> bool:
         """Whether there is anything to store that ``other``, its original, doesn't have."""
@@ -196,7 +253,8 @@ class Execution:
         """The steps that may start at ``updated_at``, in the order of the definition."""
         if self.status is not ExecutionStatus.RUNNING or self.paused_at is not None:
             return ()
-        return [step for step in self.steps.values() if self._may_start(step)]
+        pending = [step for step in self.steps.values() if step.status is StepStatus.PENDING]
+        return [step for step in pending if self._may_start(step)]
 
     def next_look_at(self) -> datetime | None:
         """When something may be due by itself: an attempt to start, a wait to give up."""
@@ -240,11 +298,15 @@ class Execution:
 
         What comes from another attempt, or from a step that doesn't run, is dropped.
         """
+        moved = False
         for key, (attempt, fraction) in fractions.items():
             step = self.steps.get(key)
             if step is not None and step.attempt == attempt:
-                self._put(step.note(fraction), at)
-        self._advance_progress()
+                noted = step.note(fraction)
+                moved = moved or noted is not step
+                self._put(noted, at)
+        if moved:
+            self._advance_progress()
 
     def complete(
         self,
@@ -274,8 +336,7 @@ class Execution:
             raise AttemptOver(f"step {key}, attempt {attempt} has completed with another output")
         self._believe(step, attempt)
         self._put(step.complete(output, at=at), at)
-        if output:
-            self.data = {**self.data, **output}
+        self._merge(step, output)
         if job_id is not None:
             self.job_id = job_id
         last = all(other.ended for other in self.steps.values())
@@ -314,6 +375,76 @@ class Execution:
         else:
             self._fail_for_good(step, error, at)
 
+    def spawn(
+        self,
+        by: str,
+        attempt: int,
+        name: str,
+        parameter: str,
+        *,
+        at: datetime,
+        params: Mapping[str, Any] | None = None,
+        depends_on: Sequence[str] = (),
+        after: Sequence[str] = (),
+    ) -> Step:
+        """A running attempt adds a step of a family that its step declares to spawn.
+
+        The same again changes nothing. Raises ``StepNotFound``; ``AttemptOver``;
+        ``InvalidInput`` for a family that isn't declared, a parameter that is no word,
+        the same key with other params or dependencies, a dependency that isn't there,
+        or one that would make it wait for itself.
+        """
+        spawner = self.step(by)
+        self._believe(spawner, attempt)
+        spec = self.definition.spec(name)
+        if spec is None or name not in spawner.spec.spawns:
+            raise InvalidInput(f"step {by} doesn't declare to spawn {name!r}", field="name")
+        if not PARAMETER.match(parameter):
+            raise InvalidInput(
+                f"parameter {parameter!r} must match {PARAMETER.pattern}", field="parameter"
+            )
+        spawned = Step(
+            spec,
+            f"{name}:{parameter}",
+            created_at=at,
+            params=params or {},
+            depends_on=(*spec.depends_on, *depends_on),
+            after=(*spec.after, *after),
+        )
+        present = self.steps.get(spawned.key)
+        if present is not None:
+            same = (present.depends_on, present.after) == (spawned.depends_on, spawned.after)
+            if not same or not _same(present.params, spawned.params):
+                raise InvalidInput(
+                    f"step {spawned.key} is there already, with other params or dependencies"
+                )
+            return present
+        if len(self.steps) >= MAX_STEPS_AT_ALL:
+            raise InvalidInput(f"an execution has at most {MAX_STEPS_AT_ALL} steps")
+        for each in (*depends_on, *after):
+            family = family_of(each)
+            if each not in self.steps and (family is None or self.definition.spec(family) is None):
+                raise InvalidInput(f"step {spawned.key} waits for {each!r}, which isn't there")
+        if dependencies.would_wait_for_itself(self.steps, spawned):
+            raise InvalidInput(f"step {spawned.key} would wait for itself")
+        self._add(spawned, by, at)
+        return self.steps[spawned.key]
+
+    def leave(self, key: str, attempt: int, checkpoint: Mapping[str, Any], *, at: datetime) -> None:
+        """A running attempt leaves something for the next one. Raises ``AttemptOver``."""
+        step = self.step(key)
+        self._believe(step, attempt)
+        self._put(step.leave(checkpoint), at)
+
+    def lose(self, key: str, attempt: int, *, at: datetime) -> None:
+        """The attempt's lease is over: take it over, or fail it if that goes on and on.
+
+        Raises ``StepNotFound``; ``AttemptOver`` for an attempt that doesn't run.
+        """
+        step = self.step(key)
+        self._believe(step, attempt)
+        self._take_over(step, at)
+
     def tick(self, *, at: datetime) -> None:
         """Time has passed: give up what has waited too long; what is due is ready by now."""
         self.updated_at = max(self.updated_at, at)
@@ -332,12 +463,7 @@ class Execution:
         for step in list(self.steps.values()):
             if step.status is not StepStatus.RUNNING or step.spec.external:
                 continue
-            if step.takeovers >= MAX_TAKEOVERS:
-                self._fail_for_good(
-                    step, f"lost its worker {step.takeovers + 1} times; it may be what ends it", at
-                )
-            else:
-                self._put(step.take_over(), at)
+            self._take_over(step, at)
         self.updated_at = at
         self.progress = 0
         self._advance_progress()
@@ -443,8 +569,7 @@ class Execution:
         if contradictions:
             raise InvalidInput(f"step {key}: {contradictions[0]}", field="output")
         settled = self._put(step.settle(output, at=at), at)
-        if output:
-            self.data = {**self.data, **output}
+        self._merge(step, output)
         self._advance_progress()
         self._record(StepCompleted(at, settled.name, key, settled.attempt, self.progress))
         self._resume_if_settled(at)
@@ -465,12 +590,10 @@ class Execution:
             raise IllegalTransition(f"execution {self.uuid}", verb, self.status) from None
 
     def _may_start(self, step: Step) -> bool:
-        steps = self.steps
         return (
             step.status is StepStatus.PENDING
             and (step.not_before is None or step.not_before <= self.updated_at)
-            and all(steps[name].satisfies for name in step.spec.depends_on)
-            and all(steps[name].ended for name in step.spec.after)
+            and dependencies.is_satisfied(self.definition, self.steps, step)
         )
 
     def _record(self, fact: Fact) -> None:
@@ -495,6 +618,8 @@ class Execution:
     def _contradictions(self, step: Step, output: Mapping[str, Any]) -> list[str]:
         """Why this output can't be merged, naming both sides; empty if it can."""
         found = []
+        if step.spec.dynamic:
+            return self._family_contradiction(step) if output else []
         # In order, so that the same report is refused with the same words.
         for name in sorted(output.keys() & self.data.keys()):
             if _same(self.data[name], output[name]):
@@ -514,6 +639,16 @@ class Execution:
             )
         return found
 
+    def _family_contradiction(self, step: Step) -> list[str]:
+        """A family's outputs stand under its name, and nobody else's may stand there."""
+        if step.name not in self.data:
+            return []
+        if any(other.output for other in dependencies.members(self.steps, step.name)):
+            return []
+        return [
+            f"its output belongs under {step.name!r}, and something else has that name in the data"
+        ]
+
     def _fail_for_good(self, step: Step, error: str, at: datetime) -> None:
         failed = self._put(step.fail(error, at=at), at)
         self._record(StepFailed(at, step.name, step.key, step.attempt, error))
@@ -528,6 +663,38 @@ class Execution:
             self.completed_at = at
             self._record(PipelineFailed(at, step.name, step.key, step.attempt, error))
 
+    def _take_over(self, step: Step, at: datetime) -> None:
+        if step.takeovers >= MAX_TAKEOVERS:
+            self._fail_for_good(
+                step, f"lost its worker {step.takeovers + 1} times; it may be what ends it", at
+            )
+        else:
+            self._put(step.take_over(), at)
+
+    def _add(self, step: Step, by: str, at: datetime) -> None:
+        self.steps[step.key] = step
+        self._record(StepSpawned(at, step.name, step.key, step.attempt, by))
+        culprit = next(
+            (
+                other
+                for other in dependencies.waited_for(self.steps, step.depends_on)
+                if other.ended and not other.satisfies
+            ),
+            None,
+        )
+        if culprit is not None:
+            self._skip_dependents(culprit, at)
+
+    def _merge(self, step: Step, output: Mapping[str, Any]) -> None:
+        """Into the data, shallowly; a family's outputs stand under its name, by parameter."""
+        if not output:
+            return
+        if step.spec.dynamic:
+            family = self.data.get(step.name, {})
+            self.data = {**self.data, step.name: {**family, step.parameter: output}}
+        else:
+            self.data = {**self.data, **output}
+
     def _require_failed(self, verb: str, step: Step) -> None:
         if self.status is not ExecutionStatus.FAILED:
             raise IllegalTransition(f"step {step.key} of an execution", verb, self.status)
@@ -540,9 +707,10 @@ class Execution:
             return
         self.status = self._fire(ExecutionVerb.RETRY)
         reopened = []
-        for spec in self.definition.steps:  # in any order: what it depends on is looked through
-            step = self.steps[spec.name]
-            if step.status is StepStatus.SKIPPED and not step.waived and self._unblocked(step):
+        failed = frozenset(k for k, s in self.steps.items() if s.status is StepStatus.FAILED)
+        for step in list(self.steps.values()):
+            skipped = step.status is StepStatus.SKIPPED and not step.waived
+            if skipped and not dependencies.has_failed_above(self.steps, step, failed):
                 reopened.append(self._put(step.reopen(), at).key)
         self.error_message = None
         self.completed_at = None
@@ -551,29 +719,13 @@ class Execution:
         self._record(PipelineRetried(at, reopened=tuple(reopened)))
         self._finish_if_done(at)
 
-    def _unblocked(self, step: Step) -> bool:
-        """Whether nothing that it depends on, however far up, has failed."""
-        seen: set[str] = set()
-        above = list(step.spec.depends_on)
-        while above:
-            name = above.pop()
-            if name in seen:
-                continue
-            seen.add(name)
-            other = self.steps[name]
-            if other.status is StepStatus.FAILED:
-                return False
-            if not other.satisfies:
-                above.extend(other.spec.depends_on)
-        return True
-
     def _skip_dependents(self, culprit: Step, at: datetime) -> None:
         """Transitively, and without recursion: a chain may be longer than the stack."""
         culprits = [culprit]
         while culprits:
             because = culprits.pop()
             for step in list(self.steps.values()):
-                if step.status is StepStatus.PENDING and because.key in step.spec.depends_on:
+                if step.status is StepStatus.PENDING and dependencies.depends_on(step, because):
                     reason = f"step {because.key} {because.status}"
                     skipped = self._put(step.skip(reason, at=at), at)
                     self._record(StepSkipped(at, step.name, step.key, step.attempt, reason))
@@ -598,11 +750,15 @@ class Execution:
         for step in self.steps.values():
             weight = step.spec.weight
             total += weight
-            if step.satisfies or (step.ended and not step.spec.required):
+            if step.satisfies or (step.gave_up and not step.spec.required):
                 done += weight
             elif step.status is StepStatus.RUNNING:
                 done += weight * step.progress
         self.progress = max(self.progress, min(99, int(100 * done / total)))
+
+
+_fields = attrgetter(*Execution.__match_args__)
+"""All fields, in the constructor's order: with them a copy takes a third of ``replace``."""
 
 
 def _same(one: object, other: object) -> bool:

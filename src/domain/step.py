@@ -81,11 +81,14 @@ ENDED = frozenset(
 class Step:
     """A step of one execution.
 
-    key: unique within the execution.
+    key: unique within the execution: the name, or ``name:parameter`` if it was spawned.
+    depends_on and after: as its specification has them, and whatever was said when it
+        was spawned.
     failures: failed attempts since a person last retried.
     takeovers: attempts lost with their worker, since a person last retried.
     progress: of the running attempt, from 0 to 1, as last noted.
     queued_at: since when it has been ready and waiting for a slot.
+    checkpoint: what an attempt has left for the next one.
     not_before: when the next attempt may start, after one that failed.
     waived: a person has said that it may be missing; what depends on it may go on.
     """
@@ -104,6 +107,9 @@ class Step:
     started_at: datetime | None = None
     completed_at: datetime | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    depends_on: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    checkpoint: Mapping[str, Any] | None = None
     not_before: datetime | None = None
     waived: bool = False
 
@@ -111,9 +117,24 @@ class Step:
     def name(self) -> str:
         return self.spec.name
 
+    @classmethod
+    def of(cls, spec: StepSpec, *, at: datetime) -> Step:
+        """The one step of an ordinary specification."""
+        return cls(spec, spec.name, created_at=at, depends_on=spec.depends_on, after=spec.after)
+
+    @property
+    def parameter(self) -> str:
+        """What tells it from the others of its family; empty for an ordinary step."""
+        return self.key[len(self.spec.name) + 1 :]
+
     @property
     def ended(self) -> bool:
         return self.status in ENDED
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether it ended without its work; a cancelled one was stopped on its way."""
+        return self.status in (StepStatus.FAILED, StepStatus.SKIPPED)
 
     @property
     def satisfies(self) -> bool:
@@ -165,6 +186,9 @@ class Step:
         if self.status is not StepStatus.RUNNING or not progress > self.progress:
             return self
         return replace(self, progress=min(progress, 1.0))
+
+    def leave(self, checkpoint: Mapping[str, Any]) -> Step:
+        return replace(self, checkpoint=checkpoint)
 
     def complete(self, output: Mapping[str, Any], *, at: datetime) -> Step:
         return replace(

@@ -223,11 +223,11 @@ class Refusing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._executions, name)
 
-    async def update(self, execution_id: int, change: Any) -> Any:
+    async def apply(self, execution_id: int, change: Any) -> Any:
         if self.times:
             self.times -= 1
             raise self.error
-        return await self._executions.update(execution_id, change)
+        return await self._executions.apply(execution_id, change)
 
 
 @pytest.mark.parametrize("error", [IllegalTransition("step a", "x", "y"), OverflowError("odd")])

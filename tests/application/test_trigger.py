@@ -20,7 +20,7 @@ from domain.errors import (
     PipelineNotFound,
     Unavailable,
 )
-from tests.fakes.engine import Engine
+from tests.fakes.engine import LIBRARY, Engine
 from tests.fakes.world import ManualDispatcher
 
 
@@ -169,9 +169,40 @@ async def test_a_card_path_that_cant_be_one_is_refused(engine: Engine, sd_path: 
 
 async def test_a_card_path_is_stored_in_one_spelling(engine: Engine) -> None:
     answer = await engine.trigger("card", {"sd_path": "/media//A001/", "more": 1})
-    assert answer.execution.execution_data == {"sd_path": "/media/A001", "more": 1}
+    assert answer.execution.execution_data == {
+        "sd_path": "/media/A001",
+        "more": 1,
+        "library": LIBRARY,
+    }
     again = await engine.trigger("card", {"sd_path": "/media/./A001"})
     assert (again.duplicate, again.execution.id) == ("card", answer.execution.id)
+
+
+async def test_a_card_s_footage_stays_with_the_library_that_it_was_triggered_for(
+    engine: Engine,
+) -> None:
+    data = {"sd_path": "/media/A001"}
+    answer = await engine.trigger("card", data, message_id="m")
+    assert answer.execution.execution_data["library"] == LIBRARY
+    assert data == {"sd_path": "/media/A001"}
+    other = engine.trigger_of("/another/library")
+    again = await other("card", data, message_id="m")
+    assert (again.duplicate, again.execution.id) == ("message", answer.execution.id)
+    assert again.execution.execution_data["library"] == LIBRARY
+
+
+@pytest.mark.parametrize("library", ["/etc", LIBRARY, None, ["/x"]])
+async def test_a_client_never_says_where_footage_goes(engine: Engine, library: object) -> None:
+    with pytest.raises(InvalidInput, match="library is the server's to say") as refused:
+        await engine.trigger("card", {"sd_path": "/media/A001", "library": library})
+    assert refused.value.field == "library"
+    assert await nothing_happened(engine)
+
+
+async def test_another_pipelines_library_is_only_data(engine: Engine) -> None:
+    answer = await engine.trigger("plain", {"library": "of the town"})
+    assert answer.execution.execution_data == {"library": "of the town"}
+    assert (await engine.trigger("plain", {})).execution.execution_data == {}
 
 
 async def test_another_pipelines_sd_path_is_only_data(engine: Engine) -> None:

@@ -121,6 +121,13 @@ class MemoryStore(Store):
         fence: Callable[[AttemptRef], bool] = self.executions.runs
         return fence
 
+    def busy(self, execution_id: int) -> bool:
+        return bool(self.executions.busy(execution_id))
+
+    def library(self, execution_id: int) -> str | None:
+        library: str | None = self.executions.data(execution_id).get("library")
+        return library
+
 
 class SqlStore(Store):
     kind = "sql"

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from adapters.persistence.footage import KEYS, SqlCardFiles, SqlJobs, SqlLedger
-from application.ports import AttemptRef, CardFiles, Jobs, Ledger
+from application.ports import MAX_UNFINISHED, AttemptRef, CardFiles, Jobs, Ledger
 from domain.errors import AttemptOver, JobNotFound
 from domain.footage import Card, CardFile, FileKind, ImportedFile, JobStatus, VerifiedCopy
 from tests.contract.conftest import PAIR, MemoryStore, SqlStore, Store
@@ -33,17 +33,16 @@ class Footage:
     ledger: Ledger
     clock: FakeClock
 
-    async def attempt(self) -> AttemptRef:
-        return AttemptRef(await self.store.make(PAIR), "x", 1)
+    async def attempt(self, **data: Any) -> AttemptRef:
+        return AttemptRef(await self.store.make(PAIR, data=data), "x", 1)
 
     async def call(self, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """As handlers do: from a thread."""
         return await asyncio.to_thread(lambda: method(*args, **kwargs))
 
-    async def job(self, attempt: AttemptRef, name: str = "2026_A001") -> Any:
-        return await self.call(
-            self.jobs.create, attempt, name=name, card=CARD, file_count=3, total_bytes=2**40
-        )
+    async def job(self, attempt: AttemptRef, name: str = "2026_A001", **more: Any) -> Any:
+        given = {"card": CARD, "file_count": 3, "total_bytes": 2**40, **more}
+        return await self.call(self.jobs.create, attempt, name=name, **given)
 
 
 @pytest.fixture
@@ -58,7 +57,7 @@ async def footage(store: Store) -> AsyncIterator[Footage]:
         fence = store.fence()
         yield Footage(
             store,
-            MemoryJobs(fence, now=clock.now),
+            MemoryJobs(fence, now=clock.now, busy=store.busy, library=store.library),
             MemoryCardFiles(fence),
             MemoryLedger(fence),
             clock,
@@ -128,6 +127,64 @@ async def test_a_name_that_is_taken_gets_a_number(footage: Footage) -> None:
     names = [(await footage.job(await footage.attempt(), "day")).name for _ in range(4)]
     assert names == ["day", "day-2", "day-3", "day-4"]
     assert (await footage.job(await footage.attempt(), "day-2")).name == "day-2-2"
+
+
+async def test_a_name_that_is_said_to_be_taken_gets_a_number_too(footage: Footage) -> None:
+    await footage.job(await footage.attempt(), "day-3")
+    ref = await footage.attempt()
+    taken = {"day", "day-2"}.__contains__
+    assert (await footage.job(ref, "day", taken=taken)).name == "day-4"
+    assert (await footage.job(ref, "day", taken=lambda name: True)).name == "day-4"
+
+
+async def test_a_job_that_nobody_is_at_and_that_was_never_copied_is_unfinished(
+    footage: Footage,
+) -> None:
+    """``x`` is what runs; the other step of the pair runs as well, until it has ended."""
+
+    async def made(library: str = "/lib", **more: Any) -> tuple[AttemptRef, Any]:
+        ref = await footage.attempt(library=library)
+        return ref, await footage.job(ref, **more)
+
+    async def cancelled(ref: AttemptRef) -> None:
+        await footage.store.executions.update(ref.execution_id, lambda e: e.cancel(at=EPOCH))
+
+    async def unfinished() -> list[Any]:
+        return list(await footage.call(footage.jobs.unfinished, CARD.identity, "/lib"))
+
+    failed, failed_job = await made()
+    await footage.store.fail(failed.execution_id, "x")
+    assert await unfinished() == []  # y still runs
+    await footage.store.complete(failed.execution_id, "y")
+    assert await unfinished() == [failed_job]
+    gone, gone_job = await made()
+    assert await unfinished() == [failed_job]
+    await cancelled(gone)
+    assert await unfinished() == [gone_job, failed_job]
+    copied, job = await made()
+    await footage.call(footage.jobs.copied, copied, job.id)
+    await cancelled(copied)
+    for ref, _ in (
+        await made(library="/other"),
+        await made(card=Card("volume:9999", "A001", volume=True)),
+    ):
+        await cancelled(ref)
+    unknown = await footage.attempt()
+    await footage.job(unknown)
+    await cancelled(unknown)
+    assert await unfinished() == [gone_job, failed_job]
+    await footage.store.executions.update(failed.execution_id, lambda e: e.retry(at=EPOCH))
+    assert await unfinished() == [gone_job]
+
+
+async def test_the_newest_unfinished_jobs_are_told_up_to_a_bound(footage: Footage) -> None:
+    jobs = []
+    for _ in range(MAX_UNFINISHED + 2):
+        ref = await footage.attempt(library="/lib")
+        jobs.append(await footage.job(ref))
+        await footage.store.executions.update(ref.execution_id, lambda e: e.cancel(at=EPOCH))
+    found = await footage.call(footage.jobs.unfinished, CARD.identity, "/lib")
+    assert list(found) == list(reversed(jobs))[:MAX_UNFINISHED]
 
 
 async def test_jobs_made_at_once_get_different_names(footage: Footage) -> None:
@@ -248,19 +305,20 @@ async def recorded(footage: Footage, *copies: VerifiedCopy) -> AttemptRef:
     return ref
 
 
-async def known(footage: Footage, *files: CardFile) -> dict[bytes, list[ImportedFile]]:
-    found = await footage.call(footage.ledger.known, files)
-    return {path: list(rows) for path, rows in found.items()}
+async def known(
+    footage: Footage, *files: CardFile, destination: str = "/lib"
+) -> dict[bytes, list[VerifiedCopy]]:
+    found = await footage.call(footage.ledger.known, files, destination)
+    return {path: list(copies) for path, copies in found.items()}
 
 
 async def test_what_was_recorded_is_known_by_path_and_size_whatever_the_card(
     footage: Footage,
 ) -> None:
-    here, there = imported(), imported(card_identity="volume:other", hash="cd" * 16)
-    await recorded(footage, copy_of(here), copy_of(there), copy_of(imported(b"else")))
+    here, there = copy_of(imported()), copy_of(imported(card_identity="volume:other", hash="c" * 9))
+    await recorded(footage, here, there, copy_of(imported(b"else")))
     found = await known(footage, file(b"C1.MP4"), file(b"new"))
-    assert list(found) == [b"C1.MP4"]
-    assert sorted(found[b"C1.MP4"], key=lambda row: row.hash) == [here, there]
+    assert found == {b"C1.MP4": [here, there]}
 
 
 async def test_another_size_is_another_file(footage: Footage) -> None:
@@ -272,19 +330,32 @@ async def test_files_of_one_path_and_two_sizes_are_both_looked_up(footage: Foota
     await recorded(footage, copy_of(imported()))
     for sizes in ((10, 11), (11, 10)):
         files = [file(b"C1.MP4", size=size) for size in sizes]
-        assert await known(footage, *files) == {b"C1.MP4": [imported()]}
+        assert await known(footage, *files) == {b"C1.MP4": [copy_of(imported())]}
 
 
-async def test_the_same_file_at_two_places_is_one_row(footage: Footage) -> None:
+async def test_a_file_is_known_only_where_a_copy_of_it_was_recorded(footage: Footage) -> None:
     await recorded(footage, copy_of(imported()), copy_of(imported(), "/backup"))
-    assert await known(footage, file(b"C1.MP4")) == {b"C1.MP4": [imported()]}
+    await recorded(footage, copy_of(imported(b"only.MP4"), "/backup"))
+    files = file(b"C1.MP4"), file(b"only.MP4")
+    assert await known(footage, *files) == {b"C1.MP4": [copy_of(imported())]}
+    assert await known(footage, *files, destination="/backup") == {
+        b"C1.MP4": [copy_of(imported(), "/backup")],
+        b"only.MP4": [copy_of(imported(b"only.MP4"), "/backup")],
+    }
+    assert await known(footage, *files, destination="/disk2") == {}
+
+
+async def test_every_place_of_a_file_is_told_in_the_order_of_recording(footage: Footage) -> None:
+    copies = [copy_of(imported(), path=path) for path in (b"z/C1.MP4", b"a/C1.MP4", b"\xff/C1")]
+    await recorded(footage, *copies)
+    assert await known(footage, file(b"C1.MP4")) == {b"C1.MP4": copies}
 
 
 async def test_recording_the_same_again_is_a_no_op(footage: Footage) -> None:
     copy = copy_of(imported())
     await recorded(footage, copy, copy)
     await recorded(footage, copy, replace(copy, verified_at=EPOCH + timedelta(hours=1)))
-    assert await known(footage, file(b"C1.MP4")) == {b"C1.MP4": [imported()]}
+    assert await known(footage, file(b"C1.MP4")) == {b"C1.MP4": [copy]}
     if isinstance(footage.store, SqlStore):
         assert footage.store.query("SELECT count(*) FROM imported_copy") == [(1,)]
 
@@ -292,14 +363,14 @@ async def test_recording_the_same_again_is_a_no_op(footage: Footage) -> None:
 async def test_names_are_bytes_in_the_ledger(footage: Footage) -> None:
     row = imported(b"\xff\n\x1b.MP4")
     await recorded(footage, copy_of(row))
-    assert await known(footage, file(row.path)) == {row.path: [row]}
+    assert await known(footage, file(row.path)) == {row.path: [copy_of(row)]}
 
 
 async def test_more_files_than_a_query_names_are_all_looked_up(footage: Footage) -> None:
     rows = [imported(b"%05d" % number) for number in range(KEYS + 3)]
     await recorded(footage, *(copy_of(row) for row in rows))
     found = await known(footage, *(file(row.path) for row in rows))
-    assert found == {row.path: [row] for row in rows}
+    assert found == {row.path: [copy_of(row)] for row in rows}
 
 
 @OVER

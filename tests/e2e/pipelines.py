@@ -133,4 +133,59 @@ async def too_slow_async(context: StepContext) -> None:
     await asyncio.Event().wait()
 
 
+@step()
+async def deaf(context: StepContext) -> None:
+    """Swallows every request to end."""
+    while True:
+        try:
+            await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            pass
+
+
+@step()
+def deaf_thread(context: StepContext) -> None:
+    threading.Event().wait(600)
+
+
+stubborn = Pipeline("stubborn", [deaf, deaf_thread])
+stubborn_card = Pipeline("stubborn_card", [deaf_thread], card=True)
+
 slow = Pipeline("slow", [too_slow_async, too_slow])
+
+
+@step(spawns=["measure"])
+def list_words(context: StepContext) -> dict[str, Any]:
+    """Spawns from a thread, one step for each word."""
+    for word in context.data["text"].split():
+        context.spawn("measure", word, {"word": word})
+    return {}
+
+
+@step(dynamic=True)
+async def measure(context: StepContext) -> dict[str, Any]:
+    return {"length": len(context.params["word"])}
+
+
+@step(depends_on=["measure:*"])
+async def add_up(context: StepContext) -> dict[str, Any]:
+    measured = context.data.get("measure", {})
+    return {"total": sum(each["length"] for each in measured.values())}
+
+
+words = Pipeline("words", [list_words, measure, add_up])
+
+
+@step(lease_s=0.3)
+def silent(context: StepContext) -> dict[str, Any]:
+    """Leaves a checkpoint and falls silent; the attempt after it goes on from there."""
+    if context.checkpoint is not None:
+        return {"went_on_from": context.checkpoint["done"], "at_attempt": context.attempt}
+    context.heartbeat({"done": 7})
+    pause = threading.Event()
+    while not context.stopping:
+        pause.wait(0.01)
+    return {"went_on_from": "a result that comes too late"}
+
+
+leased = Pipeline("leased", [silent])

@@ -22,7 +22,18 @@ DEADLINE_S = 30.0
 
 PIPELINES = ",".join(
     f"tests.e2e.pipelines:{name}"
-    for name in ("diamond", "gate", "outside", "waiting", "lucky", "slow")
+    for name in (
+        "diamond",
+        "gate",
+        "leased",
+        "lucky",
+        "outside",
+        "slow",
+        "stubborn",
+        "stubborn_card",
+        "waiting",
+        "words",
+    )
 )
 
 Message = dict[str, Any]

@@ -399,7 +399,7 @@ def test_rest_refuses_what_makes_no_sense(server: Server) -> None:
     text = {"content-type": "text/plain"}
     assert server.request("POST", "/api/pipeline", content="{}", headers=text).status_code == 415
     json_ = {"content-type": "application/json"}
-    for content in (b"{", b"\xff", b"[]", b"[" * 100_000):
+    for content in (b"{", b"\xff", b'{"a": "\xff"}', b"[]", b"[" * 100_000):
         response = server.request("POST", "/api/pipeline", content=content, headers=json_)
         assert response.status_code == 400
     huge = json.dumps({"pipeline_type": "diamond", "data": {"x": "x" * 1_100_000}})

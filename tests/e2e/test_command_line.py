@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.cards import contents, files_below, gopro_card, put
-from tests.e2e.server import DEADLINE_S, RUSHES, Server, eventually
+from tests.e2e.server import DEADLINE_S, ROOT, RUSHES, Server, eventually
 
 
 class CommandLine:
@@ -67,7 +67,7 @@ def test_ingest_needs_no_server_and_shows_plain_lines(tmp_path: Path) -> None:
     put(tmp_path / "CARD/DCIM/100GOPRO/GX010077.MP4", contents("new", 5_000))
     second = rushes("ingest", str(tmp_path / "CARD"))
     assert second.returncode == 0
-    assert "1 files (5.0 kB) copied and verified" in second.stdout
+    assert "1 file (5.0 kB) copied and verified" in second.stdout
     assert f"{len(footage)} files were in the library already" in second.stdout
 
     listed = rushes("list")
@@ -208,11 +208,11 @@ def test_a_command_joins_the_server_that_holds_the_database(
 def test_two_ingests_at_once_share_one_server_and_both_end_well(tmp_path: Path) -> None:
     """The second joins the first one's server, and outlives it."""
     rushes = CommandLine(tmp_path)
-    rushes.environment["RUSHES_CARD_ROOTS"] = str(tmp_path)
-    small = gopro_card(tmp_path / "SMALL", clips=1)
-    large = gopro_card(tmp_path / "LARGE", clips=3, clip_bytes=120_000_000)
-    first = rushes.start("ingest", str(tmp_path / "SMALL"))
-    second = rushes.start("ingest", str(tmp_path / "LARGE"))
+    # Each lies in a place of its own, and both were named by their user.
+    small = gopro_card(tmp_path / "one" / "SMALL", clips=1)
+    large = gopro_card(tmp_path / "two" / "LARGE", clips=3, clip_bytes=120_000_000)
+    first = rushes.start("ingest", str(tmp_path / "one" / "SMALL"))
+    second = rushes.start("ingest", str(tmp_path / "two" / "LARGE"))
     for process in (first, second):
         output, errors = process.communicate(timeout=2 * DEADLINE_S)
         assert process.returncode == 0, output + errors
@@ -276,3 +276,76 @@ def test_every_command_has_a_help_text(tmp_path: Path) -> None:
         assert answer.returncode == 0
         assert len(answer.stdout.splitlines()) > 4
     assert rushes("--version").returncode == 0
+
+
+def test_an_interrupted_command_ends_though_a_handler_doesn_t(
+    tmp_path: Path,
+) -> None:
+    rushes = CommandLine(tmp_path)
+    rushes.environment |= {
+        "PYTHONPATH": str(ROOT),
+        "RUSHES_PIPELINES": "tests.e2e.pipelines:stubborn_card",
+        "RUSHES_STOP_GRACE_S": "0.5",
+    }
+    (tmp_path / "CARD").mkdir()
+    process = rushes.start("ingest", str(tmp_path / "CARD"), "--pipeline", "stubborn_card")
+    assert process.stdout is not None
+    while "deaf_thread started" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 130
+    assert "goes on at the next start" in errors
+    assert "Traceback" not in errors
+
+
+def test_names_from_outside_move_no_cursor(start_server: Callable[..., Server]) -> None:
+    server = start_server()
+    rushes = CommandLine(server.place)
+    odd = server.cards / "esc\x1b]0;pwned\x07\nline\u202e"
+    execution_id = server.announce(odd, "odd name")["data"]["execution_id"]
+    server.ended(execution_id)
+    for command in (("list",), ("status", "1"), ("watch", "1", "--since", "0")):
+        shown = rushes(*command).stdout
+        assert "pwned" in shown
+        assert not set(shown) & {"\x1b", "\x07", "\u202e"}
+    assert len(rushes("list").stdout.splitlines()) == 2
+
+
+def test_a_card_whose_own_path_is_no_text_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    rushes = CommandLine(tmp_path)
+    card = os.path.join(os.fsencode(tmp_path), b"caf\xe9")
+    os.mkdir(card)
+    answer = rushes("ingest", os.fsdecode(card))
+    assert answer.returncode == 2
+    assert "valid UTF-8" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_reader_that_has_had_enough_is_no_failure(tmp_path: Path) -> None:
+    rushes = CommandLine(tmp_path)
+    footage = gopro_card(tmp_path / "CARD")
+    piped = subprocess.run(
+        f"set -o pipefail; {RUSHES} ingest {tmp_path}/CARD | head -1",
+        shell=True,
+        executable="/bin/bash",
+        env=rushes.environment,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert piped.returncode == 0, piped.stderr
+    assert len(piped.stdout.splitlines()) == 1
+    (job,) = rushes.library.iterdir()
+    assert files_below(job) == footage
+
+
+def test_watching_what_has_ended_ends(start_server: Callable[..., Server]) -> None:
+    server = start_server()
+    rushes = CommandLine(server.place)
+    execution_id = server.trigger("diamond", text="a b")
+    server.ended(execution_id)
+    last = server.get(f"/api/pipeline/{execution_id}/events")["events"][-1]["id"]
+    for since in (0, last - 1, last):
+        assert rushes("watch", execution_id, "--since", str(since)).returncode == 0

@@ -151,3 +151,59 @@ def test_the_command_line_cancels_pauses_and_settles(server: Server, tmp_path: P
     server.ended(again)
     assert rushes("skip", again, "open_gate").returncode == 0
     assert server.ended(again)["status"] == "completed"
+
+
+def test_steps_are_spawned_while_the_execution_runs(server: Server) -> None:
+    with server.client("frontend") as frontend:
+        execution_id = server.trigger("words", text="to be or not")
+        events = frontend.events(execution_id)
+    completed = server.execution(execution_id)
+    assert completed["status"] == "completed", completed["error_message"]
+    assert completed["execution_data"]["total"] == 9
+    assert completed["execution_data"]["measure"]["not"] == {"length": 3}
+    spawned = [e["data"]["step_key"] for e in events if e["type"] == "pipeline:step_spawned"]
+    assert spawned == ["measure:to", "measure:be", "measure:or", "measure:not"]
+    empty = server.ended(server.trigger("words", text=""))
+    assert empty["execution_data"]["total"] == 0
+
+
+def test_an_attempt_that_falls_silent_is_taken_over_from_its_checkpoint(server: Server) -> None:
+    completed = server.ended(server.trigger("leased"))
+    assert completed["status"] == "completed", completed["error_message"]
+    assert completed["execution_data"] == {"went_on_from": 7, "at_attempt": 2}
+
+
+def test_a_part_is_run_again_as_a_new_execution(server: Server) -> None:
+    original = server.ended(server.trigger("diamond", text="a b"))
+    response = server.request(
+        "POST", f"/api/pipeline/{original['uuid']}/rerun", json={"from_step": "join"}
+    )
+    assert response.status_code == 201
+    again = server.ended(response.json()["execution_id"])
+    assert again["status"] == "completed"
+    assert again["rerun_of"] == original["id"]
+    assert again["execution_data"] == original["execution_data"]
+    events = server.get(f"/api/pipeline/{again['uuid']}/events")["events"]
+    started = [e["data"]["step_key"] for e in events if e["type"] == "pipeline:step_started"]
+    assert started == ["join"]
+    for body, status in (({"from_step": "nope"}, 404), ({}, 400), ({"from": "join"}, 400)):
+        refused = server.request("POST", f"/api/pipeline/{original['uuid']}/rerun", json=body)
+        assert refused.status_code == status
+
+
+def test_while_the_engine_is_paused_nothing_starts(start_server: Callable[..., Server]) -> None:
+    server = start_server()
+    assert server.request("POST", "/api/engine/pause").json()["paused"] is True
+    execution_id = server.trigger("diamond", text="a b")
+    held = server.execution(execution_id)
+    assert held["status"] == "running"
+    assert steps(held)["split"]["status"] == "pending"
+    assert steps(held)["split"]["queued_at"] is not None
+    assert server.get("/api/engine") == {
+        "paused": True,
+        "running": 0,
+        "waiting": 1,
+        "overdue": [],
+    }
+    assert server.request("POST", "/api/engine/resume").json()["paused"] is False
+    assert server.ended(execution_id)["status"] == "completed"

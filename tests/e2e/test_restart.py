@@ -127,3 +127,16 @@ def test_an_execution_whose_code_is_gone_fails_and_others_go_on(
     assert failed["status"] == "failed"
     assert "no code for step 'wait_for_file' of pipeline 'waiting'" in failed["error_message"]
     assert server.ended(server.trigger("diamond", text="a b"))["status"] == "completed"
+
+
+def test_a_server_whose_handlers_don_t_end_stops_all_the_same(
+    start_server: Callable[..., Server],
+) -> None:
+    server = start_server(RUSHES_STOP_GRACE_S="0.5")
+    execution_id = server.trigger("stubborn")
+    eventually(
+        lambda: {s["status"] for s in server.execution(execution_id)["steps"]},
+        lambda statuses: statuses == {"running"},
+    )
+    assert server.stop() == 0
+    assert "did not end in time" in server.log.read_text()

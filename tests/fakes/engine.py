@@ -32,6 +32,8 @@ from tests.fakes.world import (
     SequentialIds,
 )
 
+LIBRARY = "/library"
+
 
 class Engine:
     """``dispatcher``: steps run at once by themselves, or wait to be run by the test."""
@@ -65,22 +67,30 @@ class Engine:
             clock=self.clock,
             threads=self.threads,
         )
-        self.trigger = Trigger(
+        self.trigger = self.trigger_of(LIBRARY)
+        self.retry = Retry(executions=self.executions, clock=self.clock)
+        self.cancel = Cancel(
+            executions=self.executions,
+            dispatcher=self.dispatcher,
+            clock=self.clock,
+            progress=self.board,
+        )
+        self.pause = Pause(executions=self.executions, clock=self.clock)
+        self.settle = Settle(executions=self.executions, clock=self.clock)
+        self.status = Status(executions=self.executions, progress=self.board)
+        self.recovery = Recovery(executions=self.executions, clock=self.clock)
+
+    def trigger_of(self, library: str) -> Trigger:
+        """As of a server with this library."""
+        return Trigger(
             catalogue=self.catalogue,
             executions=self.executions,
             cards=AllCards(),
             clock=self.clock,
             ids=self.ids,
             threads=self.threads,
+            library=library,
         )
-        self.retry = Retry(executions=self.executions, clock=self.clock)
-        self.cancel = Cancel(
-            executions=self.executions, dispatcher=self.dispatcher, clock=self.clock
-        )
-        self.pause = Pause(executions=self.executions, clock=self.clock)
-        self.settle = Settle(executions=self.executions, clock=self.clock)
-        self.status = Status(executions=self.executions, progress=self.board)
-        self.recovery = Recovery(executions=self.executions, clock=self.clock)
 
     async def open(self) -> Engine:
         await self.executions.open(self.dispatcher, self.feed.publish)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from application.ports import AttemptRef
+from application.ports import MAX_UNFINISHED, AttemptRef
 from domain.errors import AttemptOver, JobNotFound
 from domain.footage import Card, CardFile, FileKind, ImportedFile, Job, JobStatus, VerifiedCopy
 
@@ -25,16 +25,32 @@ def _refuse_unless_running(fence: Fence, attempt: AttemptRef) -> None:
 
 
 class MemoryJobs:
+    """busy, library: of an execution, whether anybody is at it, and the one in its data."""
+
     def __init__(
-        self, fence: Fence, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        fence: Fence,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        busy: Callable[[int], bool] = lambda execution_id: False,
+        library: Callable[[int], str | None] = lambda execution_id: None,
     ) -> None:
         self._fence = fence
         self._now = now
+        self._busy = busy
+        self._library = library
         self._jobs: dict[int, Job] = {}
         self._lock = threading.Lock()
 
     def create(
-        self, attempt: AttemptRef, *, name: str, card: Card, file_count: int, total_bytes: int
+        self,
+        attempt: AttemptRef,
+        *,
+        name: str,
+        card: Card,
+        file_count: int,
+        total_bytes: int,
+        taken: Callable[[str], bool] = lambda name: False,
     ) -> Job:
         with self._lock:
             _refuse_unless_running(self._fence, attempt)
@@ -45,7 +61,7 @@ class MemoryJobs:
                 id=len(self._jobs) + 1,
                 uuid=str(uuid4()),
                 execution_id=attempt.execution_id,
-                name=self._free(name),
+                name=self._free(name, taken),
                 card=card,
                 status=JobStatus.CREATED,
                 file_count=file_count,
@@ -58,6 +74,18 @@ class MemoryJobs:
     def get(self, job_id: int) -> Job:
         with self._lock:
             return self._find(job_id)
+
+    def unfinished(self, card_identity: str, library: str) -> Sequence[Job]:
+        with self._lock:
+            found = [
+                job
+                for job in reversed(self._jobs.values())
+                if job.card.identity == card_identity
+                and job.status is JobStatus.CREATED
+                and not self._busy(job.execution_id)
+                and self._library(job.execution_id) == library
+            ]
+        return found[:MAX_UNFINISHED]
 
     def copied(self, attempt: AttemptRef, job_id: int) -> Job:
         with self._lock:
@@ -73,10 +101,10 @@ class MemoryJobs:
             raise JobNotFound(job_id)
         return self._jobs[job_id]
 
-    def _free(self, name: str) -> str:
-        taken = {job.name for job in self._jobs.values()}
+    def _free(self, name: str, taken: Callable[[str], bool]) -> str:
+        names = {job.name for job in self._jobs.values()}
         number, free = 1, name
-        while free in taken:
+        while free in names or taken(free):
             number += 1
             free = f"{name}-{number}"
         return free
@@ -121,15 +149,14 @@ class MemoryLedger:
         with self._lock:
             return [copy for _, copy in self._copies.values()]
 
-    def known(self, files: Sequence[CardFile]) -> Mapping[bytes, Sequence[ImportedFile]]:
+    def known(
+        self, files: Sequence[CardFile], destination: str
+    ) -> Mapping[bytes, Sequence[VerifiedCopy]]:
         wanted = {(file.path, file.size_bytes) for file in files}
-        found: dict[bytes, list[ImportedFile]] = {}
+        found: dict[bytes, list[VerifiedCopy]] = {}
         for copy in self.copies:
-            row = copy.file
-            if (row.path, row.size_bytes) in wanted:
-                rows = found.setdefault(row.path, [])
-                if row not in rows:
-                    rows.append(row)
+            if copy.destination == destination and (copy.file.path, copy.file.size_bytes) in wanted:
+                found.setdefault(copy.file.path, []).append(copy)
         return found
 
     def record(self, attempt: AttemptRef, job_id: int, copies: Sequence[VerifiedCopy]) -> None:

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
-import os.path
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from datetime import datetime
+from typing import Any, TypeVar
 
+from adapters.testkit.world import (
+    EPOCH,
+    AllCards,
+    FixedChance,
+    SequentialIds,
+    VirtualClock,
+    settle,
+)
 from application.ports import Started
 from application.step_runner import StepRunner
-from domain.errors import InvalidPath
 from domain.execution import Execution
 from domain.step import Step
 
+__all__ = [
+    "EPOCH",
+    "AllCards",
+    "FakeClock",
+    "FixedChance",
+    "InlineDispatcher",
+    "InlineThreads",
+    "ManualDispatcher",
+    "SequentialIds",
+    "settle",
+    "until",
+]
+
 T = TypeVar("T")
 
-EPOCH = datetime(2026, 11, 22, 8, 29, tzinfo=UTC)
+FakeClock = VirtualClock
 
 
 async def until(condition: Callable[[], object], *, within_s: float = 10.0) -> None:
@@ -34,97 +51,18 @@ async def until(condition: Callable[[], object], *, within_s: float = 10.0) -> N
         await asyncio.sleep(0 if turns < 200 else 0.001)
 
 
-async def settle(turns: int = 30) -> None:
-    """Let everything that can go on at once do so."""
-    for _ in range(turns):
-        await asyncio.sleep(0)
-
-
-class FakeClock:
-    """Time stands still until ``advance``; ``sleep`` ends when it has come."""
-
-    def __init__(self, start: datetime = EPOCH) -> None:
-        self._start = start
-        self._elapsed = 0.0
-        self._order = itertools.count()
-        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
-
-    def now(self) -> datetime:
-        return self._start + timedelta(seconds=self._elapsed)
-
-    def monotonic(self) -> float:
-        return self._elapsed
-
-    async def sleep(self, seconds: float) -> None:
-        if seconds <= 0:
-            await asyncio.sleep(0)
-            return
-        waking: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._elapsed + seconds, next(self._order), waking))
-        await waking
-
-    @property
-    def sleeping(self) -> int:
-        """How many wait for the time to go on."""
-        return sum(1 for _, _, waking in self._sleepers if not waking.done())
-
-    def tick(self, seconds: float) -> None:
-        """The time goes on, and nobody is let run meanwhile."""
-        self._elapsed += seconds
-
-    async def advance(self, seconds: float) -> None:
-        """The time goes on; who sleeps wakes in order, at their moment."""
-        target = self._elapsed + seconds
-        while self._sleepers and self._sleepers[0][0] <= target:
-            moment, _, waking = heapq.heappop(self._sleepers)
-            self._elapsed = max(self._elapsed, moment)
-            if not waking.done():
-                waking.set_result(None)
-            await settle()
-        self._elapsed = max(self._elapsed, target)
-        await settle()
-
-
-class FixedChance:
-    """Chance that never is one: always ``value``."""
-
-    def __init__(self, value: float = 0.5) -> None:
-        self.value = value
-
-    def fraction(self) -> float:
-        return self.value
-
-
-class SequentialIds:
-    """Uuids that count from 1."""
-
-    def __init__(self) -> None:
-        self._numbers = itertools.count(1)
-
-    def new(self) -> str:
-        return f"00000000-0000-7000-8000-{next(self._numbers):012x}"
-
-
 class InlineThreads:
     """No threads: blocking calls run on the loop, after one turn of it."""
 
-    async def run(self, blocking: Callable[[], T]) -> T:
+    async def run(self, blocking: Callable[[], T], *, long: bool = False) -> T:
         await asyncio.sleep(0)
         return blocking()
 
+    def await_result(self, make: Callable[[], Any]) -> Any:
+        raise RuntimeError("inline threads have no loop beside them: use the async variant")
+
     def on_loop(self, callback: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_soon(callback)
-
-
-class AllCards:
-    """A card may be anywhere: the rules of ``Cards`` that need no disk and no roots."""
-
-    def locate(self, sd_path: object) -> str:
-        if not isinstance(sd_path, str) or not sd_path.startswith("/"):
-            raise InvalidPath(f"sd_path must be an absolute path, not {sd_path!r}", field="sd_path")
-        if "\0" in sd_path or ".." in sd_path.split("/"):
-            raise InvalidPath(f"sd_path {sd_path!r} is malformed", field="sd_path")
-        return os.path.normpath(sd_path)
 
 
 class ManualDispatcher:

@@ -116,10 +116,15 @@ class Schedule:
                 if loop is not running:
                     asyncio._set_running_loop(loop)
                     running = loop
-                if handle.context is None:
-                    handle.callback(*handle.args)
-                else:
-                    handle.context.run(handle.callback, *handle.args)
+                try:
+                    if handle.context is None:
+                        handle.callback(*handle.args)
+                    else:
+                        handle.context.run(handle.callback, *handle.args)
+                except Exception as error:
+                    if loop is None:
+                        raise
+                    loop.call_exception_handler({"message": "a callback", "exception": error})
         finally:
             asyncio._set_running_loop(None)
 

@@ -244,6 +244,9 @@ class SimulatedExecutions:
         changed: Execution = await self._run(lambda batch: batch.change(execution_id, change))
         return changed.copy()
 
+    async def apply(self, execution_id: int, change: Change) -> None:
+        await self._run(lambda batch: batch.change(execution_id, change))
+
     async def get(self, reference: str | int) -> Execution:
         await self._look()
         if isinstance(reference, str):

@@ -19,9 +19,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -42,6 +44,7 @@ from domain.errors import (
     IllegalTransition,
     InvalidInput,
     MessageConflict,
+    RushesError,
     Unavailable,
 )
 from domain.execution import Execution, ExecutionStatus
@@ -55,7 +58,7 @@ T = TypeVar("T")
 
 SETTINGS = Settings.load({"library": "/nowhere/library", "card_roots": "/nowhere/cards"}, {})
 
-CALM_S = 4_000.0
+CALM_S = 600.0
 """Virtual seconds in which everything has to come to its end once nothing goes wrong."""
 
 POLICIES = {field.name for field in fields(StepSpec)} & {
@@ -64,6 +67,9 @@ POLICIES = {field.name for field in fields(StepSpec)} & {
     "queue_timeout_s",
 }
 """What this version's steps can be told about trying again and giving up."""
+
+PROBE = "probe"
+"""A pipeline that is triggered when all is over."""
 
 ENDED = (ExecutionStatus.COMPLETED, ExecutionStatus.CANCELLED)
 
@@ -98,15 +104,13 @@ class World:
         self.pools = {"default": chance.randint(1, 4), "narrow": 1}
         self.catalogue = self._catalogue()
         self.faults = Faults(chance)
-        self.runs: dict[tuple[str, str, int], int] = {}
+        self.met: dict[str, int] = {}
+        self.announcing = 0
+        self.hung: list[Callable[[], None]] = []
         self.zombies: list[tuple[AttemptRef, dict[str, Any]]] = []
         self.followers: list[Follower] = []
-        self.answers: dict[str, set[str]] = {}
-        self.made_new: dict[str, int] = {}
-        self.recoveries: list[int] = []
         self.settled: set[tuple[str, str]] = set()
         self.history = invariants.History(self)
-        self._deaths = 0
 
     # -- the run -----------------------------------------------------------------
 
@@ -121,6 +125,9 @@ class World:
             self._live()
         except Circles as error:
             self.violate("liveness", str(error))
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            self._bug(f"{error!r} in {where.name}, {Path(where.filename).name}:{where.lineno}")
         finally:
             logging.disable(logging.NOTSET)
             application.feed.TAIL, application.feed.PAGE = tail, page
@@ -135,27 +142,40 @@ class World:
         until = self.random.uniform(2.0, 40.0)
         people.begin(until)
         self.faults.plan(self, until)
-        self.schedule.run(lambda: False, until)
+        if self.schedule.run(lambda: bool(self.violations), until):
+            return
         self._grow_calm()
         people.put_right()
         deadline = self.schedule.now + CALM_S
         if not self.schedule.run(self._over, deadline):
             self.history.stuck()
+        if self.violations:
+            return
+        probe = self.outside.create_task(people.probe())
+        if not self.schedule.run(probe.done, deadline + CALM_S):
+            self.violate("pools", "a slot is lost: a pool's worth of steps can't run together")
             return
         self.history.ended()
         for uncaught in self.outside.uncaught():
             self._bug(uncaught)
-        assert self.process is not None
-        for uncaught in self.process.loop.uncaught():
-            self._bug(uncaught)
+        if self.process is not None:
+            for uncaught in self.process.loop.uncaught():
+                self._bug(uncaught)
 
     def _grow_calm(self) -> None:
         self.trace("--- calm: nothing goes wrong any more")
         self.calm = True
         self.schedule.interrupt_at = -1
-        self.die("what hangs has to go")
+        if self.random.random() < 0.5:
+            self.die("what hangs has to go")
+        for go_on in self.hung:
+            go_on()
 
     def _over(self) -> bool:
+        if self.violations:
+            return True
+        if self.announcing:
+            return False
         last = self.disk.last_fact_id
         return all(each.status in ENDED for each in self.disk.executions.values()) and all(
             follower.caught_up(last) for follower in self.followers
@@ -165,7 +185,6 @@ class World:
 
     def start(self) -> None:
         if self.process is None:
-            self.recoveries.append(self.disk.last_fact_id)
             self.process = Process(self, len(self.processes) + 1)
             self.processes.append(self.process)
             self.process.start()
@@ -189,12 +208,10 @@ class World:
             self._bug(uncaught)
         process.loop.close()
         self.process = None
-        self._deaths += 1
         for waiting in process.waiting:
             if not waiting.done():
                 waiting.set_exception(Lost())
         self.zombies.extend(process.at_work.values())
-        self.history.check_replay()
         self.schedule.after(self.random.uniform(0.05, 2.0), self.start)
 
     async def ask(self, question: Callable[[Container], Awaitable[T]]) -> T:
@@ -219,7 +236,7 @@ class World:
         return not self.calm and self.random.random() < self.faults.reads
 
     def skips_an_id(self) -> bool:
-        return self.random.random() < 0.02
+        return bool(self.disk.facts) and self.random.random() < 0.02
 
     def committed(self, before: dict[int, Execution], batch: Batch) -> None:
         if self.trace_lines is not None:
@@ -235,6 +252,9 @@ class World:
         process = self.process
         assert process is not None
         ref, name = context.ref, context.step_name
+        if context.pipeline_type == PROBE:
+            yield from self._meet(context)
+            return {}
         self.history.began(context, process)
         output: dict[str, Any] = {name: [context.execution_id, ref.step_key, ref.attempt]}
         process.at_work[ref] = (ref, output)
@@ -246,6 +266,13 @@ class World:
                 process.at_work.pop(ref, None)
                 self.trace("  %s ends", ref)
         return output
+
+    def _meet(self, context: StepContext) -> Generator[float | None, None, None]:
+        """It ends once its whole pool is at work on steps like this."""
+        pool = context.step_name.rsplit("_", 1)[0]
+        self.met[pool] = self.met.get(pool, 0) + 1
+        while self.met[pool] < self.pools[pool]:
+            yield 1.0
 
     def _toil(
         self, context: StepContext, process: Process, output: dict[str, Any]
@@ -291,7 +318,9 @@ class World:
                 return result
             try:
                 if pause is None:
-                    await asyncio.get_running_loop().create_future()
+                    hanging = asyncio.get_running_loop().create_future()
+                    self.hung.append(partial(_let_go, hanging))
+                    await hanging
                 else:
                     await asyncio.sleep(pause)
             except asyncio.CancelledError:
@@ -310,7 +339,12 @@ class World:
         for number in range(random.randint(1, 3)):
             card = random.random() < 0.4
             pipelines.append(Pipeline(f"p{number}", self._steps(), card=card))
-        return Catalogue(pipelines, pools=self.pools)
+        probes = [
+            AuthoredStep(StepSpec(f"{pool}_{number}", pool=pool), self._on_loop)
+            for pool, size in self.pools.items()
+            for number in range(size)
+        ]
+        return Catalogue([*pipelines, Pipeline(PROBE, probes)], pools=self.pools)
 
     def _steps(self) -> list[AuthoredStep]:
         random = self.random
@@ -451,7 +485,7 @@ class Faults:
         return otherwise
 
 
-class Blocks(BaseException):  # noqa: N818 - it says what a handler does
+class Blocks(BaseException):
     """A handler in a thread blocks: ``SimulatedThreads`` lets its work go on in time."""
 
     def __init__(self, work: Generator[float | None, None, dict[str, Any]]) -> None:
@@ -504,8 +538,11 @@ class SimulatedThreads:
         except BaseException as error:
             self._settle(future, error=error)
         else:
-            if pause is not None:
-                self._world.after(pause, self._go_on, work, future)
+            go_on = partial(self._world.after, pause or 0.0, self._go_on, work, future)
+            if pause is None:
+                self._world.hung.append(go_on)
+            else:
+                go_on()
 
     def _settle(
         self, future: asyncio.Future[Any], *, result: Any = None, error: Any = None
@@ -519,6 +556,11 @@ class SimulatedThreads:
                 future.set_result(result)
 
         self._loop.call_soon_threadsafe(settle)
+
+
+def _let_go(hanging: asyncio.Future[None]) -> None:
+    if not hanging.done():
+        hanging.set_result(None)
 
 
 class SimulatedClock:
@@ -700,7 +742,7 @@ class People:
     def begin(self, until: float) -> None:
         world, random = self._world, self._random
         outside = world.outside
-        types = world.catalogue.all()
+        types = [pipeline for pipeline in world.catalogue.all() if pipeline.type != PROBE]
         for number in range(random.randint(1, 5)):
             pipeline = random.choice(types)
             data: dict[str, Any] = {"payload": number}
@@ -713,7 +755,7 @@ class People:
                 if random.random() < 0.05:
                     sent["payload"] = "other contents"
                 when = random.uniform(0, until * 0.7)
-                outside.create_task(self._announce(when, pipeline.type, sent, message_id))
+                outside.create_task(self._detector(when, pipeline.type, sent, message_id))
         for number in range(random.randint(1, 3)):
             world.after(random.uniform(0, until), self._follower, number)
         for _ in range(random.randint(0, 8)):
@@ -727,6 +769,18 @@ class People:
         """Calm: whatever has failed is retried, and what is paused goes on."""
         self._world.outside.create_task(self._put_right())
 
+    async def probe(self) -> None:
+        """When all is over, every pool must be able to run as much at once as it has slots."""
+        world = self._world
+        while True:
+            with contextlib.suppress(Lost):
+                answer = await world.ask(lambda c: c.trigger()(PROBE, {}))
+                break
+            await asyncio.sleep(0.1)
+        execution_id = answer.execution.id
+        while world.disk.executions[execution_id].status is not ExecutionStatus.COMPLETED:
+            await asyncio.sleep(0.5)
+
     def _follower(self, number: int) -> None:
         world = self._world
         since = self._random.choice((0, world.disk.last_fact_id))
@@ -737,12 +791,19 @@ class People:
         world.followers.append(follower)
         world.outside.create_task(follower.follow())
 
-    async def _announce(
+    async def _detector(
         self, when: float, pipeline_type: str, data: dict[str, Any], message_id: str | None
     ) -> None:
-        """A detector repeats itself until it is answered; one without an id can't."""
-        world = self._world
+        self._world.announcing += 1
         await asyncio.sleep(when)
+        await self._announce(pipeline_type, data, message_id)
+        self._world.announcing -= 1
+
+    async def _announce(
+        self, pipeline_type: str, data: dict[str, Any], message_id: str | None
+    ) -> None:
+        """It repeats itself until it is answered; one without an id can't."""
+        world = self._world
         while True:
             try:
                 answer = await world.ask(
@@ -812,8 +873,8 @@ class People:
                 (execution, step)
                 for execution in world.disk.executions.values()
                 for step in execution.steps.values()
-                if step.spec.external and step.attempt > 0 and not world.calm
-                or step.spec.external and step.status is StepStatus.RUNNING
+                if (step.spec.external and step.attempt > 0 and not world.calm)
+                or (step.spec.external and step.status is StepStatus.RUNNING)
             ]
             if not waiting:
                 continue
@@ -848,10 +909,14 @@ class People:
             if any(not isinstance(value, list | str) for value in output.values()):
                 continue
             world.trace("the dead speak: %s", ref)
-            with contextlib.suppress(Lost, Unavailable, AttemptOver):
+            try:
                 await world.ask(
                     lambda c, r=ref, o=output: c.advance().complete(r, o)  # type: ignore[misc]
                 )
+            except (Lost, Unavailable, AttemptOver):
+                pass
+            except RushesError as error:
+                world.violate("attempts", f"{ref} is dead, and is answered {error!r}")
 
     async def _look_on(self) -> None:
         """A frontend that asks for the state again and again."""

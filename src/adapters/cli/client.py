@@ -62,6 +62,7 @@ class Client:
                     self._attached.url + path,
                     params={k: str(v) for k, v in (params or {}).items() if v is not None},
                     json=body,
+                    headers={"x-rushes-key": self._attached.key} if self._attached.key else {},
                 )
                 break
             except httpx2.ConnectError:

@@ -7,7 +7,6 @@ import os
 import sys
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,10 +14,9 @@ from urllib.parse import quote
 import click
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from adapters.cli.client import Client, Refused
-from adapters.cli.display import clock, describe, display
+from adapters.cli.display import clock, describe, display, plain, say
 from adapters.cli.factories import Attached, Factories
 from adapters.settings import Settings
 from domain.errors import InvalidInput, RushesError
@@ -31,7 +29,11 @@ ENDS = {"pipeline:completed", "pipeline:failed", "pipeline:cancelled"}
 def commands(factories: Factories) -> None:
     """Run the command that ``sys.argv`` names, and exit with its code."""
     try:
-        exit_code = rushes.main(obj=factories, standalone_mode=False)
+        with rushes.make_context("rushes", sys.argv[1:], obj=factories) as context:
+            exit_code = rushes.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
     except Refused as error:
         click.echo(f"Error: {error.message}", err=True)
         sys.exit(WRONG_USE if error.status < 500 else FAILED)
@@ -48,8 +50,7 @@ def commands(factories: Factories) -> None:
         click.echo("Interrupted.", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output has had enough of it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fall_silent()
         sys.exit(COMPLETED)
     sys.exit(exit_code or COMPLETED)
 
@@ -88,6 +89,13 @@ def ingest(
     interrupted, it goes on when Rushes is started the next time.
     """
     path = os.path.realpath(card)
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise click.UsageError(
+            f"{os.fsencode(path)!a}: the card's own path must be valid UTF-8 "
+            "(names on the card need not be); mount it elsewhere"
+        ) from None
     if not os.path.isdir(path):
         what = "is no folder" if os.path.exists(path) else "is not there"
         raise click.UsageError(f"{str(card)!a} {what}")
@@ -98,9 +106,7 @@ def ingest(
         library=None if library is None else os.path.abspath(os.path.expanduser(library)),
         card_pipeline=pipeline,
     )
-    # Named here, it is the user's word: an own server takes it wherever it lies.
-    own = replace(settings, card_roots=(os.path.dirname(path), *settings.card_roots))
-    with _factories(context).attach(own, True) as attached:
+    with _factories(context).attach(settings, True) as attached:
         if library is not None and not attached.is_own:
             raise click.UsageError(
                 f"the server at {attached.url} has its own library; "
@@ -166,17 +172,16 @@ def list_executions(context: click.Context, status: str | None, limit: int, as_j
         click.echo("No executions.")
         return
     table = Table(box=None, pad_edge=False)
-    for title in ("ID", "EXECUTION", "PIPELINE", "STATUS", "PROGRESS", "CREATED", "CARD"):
+    for title in ("ID", "PIPELINE", "STATUS", "PROGRESS", "CREATED", "CARD"):
         table.add_column(title, overflow="fold")
     for execution in found:
         table.add_row(
             str(execution["id"]),
-            execution["execution_id"],
-            execution["pipeline_type"],
+            plain(execution["pipeline_type"]),
             execution["status"],
             f"{execution['progress']}%",
             execution["created_at"][:19].replace("T", " "),
-            Text(str(execution["execution_data"].get("sd_path", ""))),
+            plain(execution["execution_data"].get("sd_path", "")),
         )
     _print(table)
 
@@ -213,7 +218,7 @@ def watch(
             if as_json:
                 click.echo(_json(event))
             else:
-                click.echo(f"{clock(event)}  {event['data']['execution_id']}  {describe(event)}")
+                say(f"{clock(event)}  {event['data']['execution_id']}  {describe(event)}")
     return COMPLETED
 
 
@@ -253,6 +258,19 @@ def pause(context: click.Context, execution_id: str) -> None:
 def resume(context: click.Context, execution_id: str) -> None:
     """Let a paused execution go on."""
     _tell(context, f"{_path(execution_id)}/resume")
+
+
+@rushes.command()
+@click.argument("execution_id", metavar="ID")
+@click.argument("step_key", metavar="STEP")
+@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
+@click.pass_context
+def rerun(context: click.Context, execution_id: str, step_key: str, as_json: bool) -> int:
+    """Do STEP and all that comes of it again, as a new execution, and show how it goes."""
+    with _factories(context).attach(_settings(context), True) as attached:
+        client = Client(attached)
+        made = client.post(f"{_path(execution_id)}/rerun", {"from_step": step_key})
+        return _follow(client, attached, made["execution_id"], as_json=as_json)
 
 
 @rushes.command()
@@ -333,10 +351,19 @@ def _follow(
     since: int | None = None,
 ) -> int:
     """Show an execution's events until it has ended; the exit code that says how."""
+    path = f"{_path(execution_id)}/events"
     try:
         with display(as_json=as_json) as shown:
-            for event in client.events(f"{_path(execution_id)}/events", since=since):
-                shown.event(event)
+            over = (
+                since is not None
+                and _has_ended(client, execution_id)
+                and not client.get(path, since=since)["events"]
+            )
+            for event in () if over else client.events(path, since=since):
+                try:
+                    shown.event(event)
+                except BrokenPipeError:
+                    _fall_silent()  # nobody looks any more; the footage is copied all the same
                 if event["type"] in ENDS and _has_ended(client, execution_id):
                     break
         execution = client.get(_path(execution_id))
@@ -346,6 +373,11 @@ def _follow(
         click.echo(f"Interrupted; execution {execution_id} goes on {where}.", err=True)
         return INTERRUPTED
     return COMPLETED if execution["status"] == "completed" else FAILED
+
+
+def _fall_silent() -> None:
+    """Whoever read our output has had enough of it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _has_ended(client: Client, execution_id: str) -> bool:
@@ -371,16 +403,16 @@ def _show(execution: Mapping[str, Any]) -> None:
     ]
     for name, value in facts:
         if value is not None:
-            console.print(Text(f"{name:<10} {value}"), soft_wrap=True)
+            console.print(plain(f"{name:<10} {value}"), soft_wrap=True)
     for warning in execution["warnings"]:
-        console.print(Text(f"{'warning':<10} {warning}"), soft_wrap=True)
+        console.print(plain(f"{'warning':<10} {warning}"), soft_wrap=True)
     console.print()
     table = Table(box=None, pad_edge=False)
     for title in ("STEP", "STATUS", "ATTEMPT", "PROGRESS", "STARTED", "COMPLETED"):
         table.add_column(title, overflow="fold")
     for step in execution["steps"]:
         table.add_row(
-            Text(step["step_key"]),
+            plain(step["step_key"]),
             step["status"],
             str(step["attempt"]),
             f"{step['progress']}%",

@@ -73,11 +73,11 @@ class Lines(_Open):
             self._told[key] = data["progress"]
         line = describe(event)
         if line:
-            click.echo(f"{clock(event)}  {line}")
+            say(f"{clock(event)}  {line}")
 
     def result(self, execution: Mapping[str, Any]) -> None:
         for line in summary(execution):
-            click.echo(line)
+            say(line)
 
 
 class Bars:
@@ -120,7 +120,7 @@ class Bars:
                 self._progress.update(
                     self._bar(key),
                     completed=data["progress"],
-                    detail=Text(detail(data["detail"])),
+                    detail=plain(detail(data["detail"])),
                 )
             case "pipeline:step_completed":
                 self._progress.update(self._bar(key), completed=100, detail=Text("done", "green"))
@@ -137,14 +137,14 @@ class Bars:
     def result(self, execution: Mapping[str, Any]) -> None:
         style = {"completed": "green", "failed": "red"}.get(execution["status"], "yellow")
         first, *more = summary(execution)
-        self._console.print(Text(first, style), soft_wrap=True)
+        self._console.print(plain(first, style), soft_wrap=True)
         for line in more:
-            self._console.print(Text(line), soft_wrap=True)
+            self._console.print(plain(line), soft_wrap=True)
 
     def _bar(self, key: str) -> TaskID:
         if key not in self._tasks:
             self._tasks[key] = self._progress.add_task(
-                "", total=100, step=Text(key), detail=Text("waiting", "dim")
+                "", total=100, step=plain(key), detail=Text("waiting", "dim")
             )
         return self._tasks[key]
 
@@ -155,6 +155,23 @@ def display(*, as_json: bool) -> Display:
         return JsonLines()
     console = Console(highlight=False)
     return Bars(console) if console.is_terminal else Lines()
+
+
+def say(text: str) -> None:
+    """A line on standard output, whatever names are in it."""
+    click.echo(printable(text))
+
+
+def plain(text: object, style: str = "") -> Text:
+    """For a table or a bar: no markup, and nothing that moves a cursor."""
+    return Text(printable(str(text)), style)
+
+
+def printable(text: str) -> str:
+    """Control and direction characters as escapes: names come from cards and detectors."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
 
 
 def clock(event: Event) -> str:
@@ -206,13 +223,19 @@ def detail(said: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def size(size_bytes: float) -> str:
+def size(size_bytes: object) -> str:
     """Bytes as people read them, in powers of 1000 as on a card's label."""
+    if not isinstance(size_bytes, int | float):
+        return str(size_bytes)  # some pipeline's own idea of a number
     for unit in ("B", "kB", "MB", "GB"):
         if size_bytes < 1000:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1000
     return f"{size_bytes:.1f} TB"
+
+
+def _files(count: object) -> str:
+    return "1 file" if count == 1 else f"{count} files"
 
 
 def summary(execution: Mapping[str, Any]) -> list[str]:
@@ -228,11 +251,14 @@ def summary(execution: Mapping[str, Any]) -> list[str]:
     lines = []
     if "copied_files" in data:
         lines.append(
-            f"{data['copied_files']} files ({size(data.get('copied_bytes', 0))}) "
+            f"{_files(data['copied_files'])} ({size(data.get('copied_bytes', 0))}) "
             "copied and verified" + (f" to {data['job_folder']}" if data["copied_files"] else "")
         )
         if data.get("known_files"):
-            lines.append(f"{data['known_files']} files were in the library already")
+            were = "was" if data["known_files"] == 1 else "were"
+            lines.append(f"{_files(data['known_files'])} {were} in the library already")
+        if "library_note" in data:
+            lines.append(f"Note: {data['library_note']}")
         for kind, count in (data.get("left_out") or {}).items():
             lines.append(f"{count} left on the card: {kind}")
     if "note" in data:

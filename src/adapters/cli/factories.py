@@ -18,6 +18,11 @@ class Attached(Protocol):
     def url(self) -> str: ...
 
     @property
+    def key(self) -> str:
+        """Shown to the server, it takes a card at its user's word; empty where it doesn't."""
+        ...
+
+    @property
     def is_own(self) -> bool:
         """Whether it runs inside this process."""
         ...

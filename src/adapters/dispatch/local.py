@@ -1,62 +1,54 @@
 """Steps of all executions, in this process, bounded by named pools.
 
-A pool is a number of slots and a queue. A step is admitted if its pool has a
-free slot and nobody has waited longer; otherwise it queues. When a handler has
-ended, its slot goes to who has waited longest: it is reserved for that step, and
-the step's execution is asked to start it (a commit of its own, shared with
-whatever else is being written). Where nobody waits, the slot is simply free, and
-the commit that reports the outcome can start what follows with it.
+A step that is ready is admitted if there is room for it (``pools.py``), and waits
+otherwise. When a handler has ended, its slot is reserved for who has waited longest,
+and that step's execution is asked to start it: a commit of its own, shared with
+whatever else is being written. Where nobody waits, the slot is simply free, and the
+commit that reports the outcome can start what follows with it.
 
-``admit`` is called on the store's thread and everything else on the loop, so the
-pools are kept under a lock that is never held across anything slow.
+``admit`` and ``withdraw`` are called on the store's thread too; everything else on
+the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from typing import Any
 
-from application.ports import Clock, Executions, Started
+from adapters.dispatch.pools import Claim, Pools, StepId
+from application.ports import Clock, Executions, Load, Started
 from application.step_runner import Attempt, StepRunner
+from domain.definition import DEFAULT_POOL
 from domain.errors import RushesError, Unavailable
 from domain.execution import Execution
 from domain.step import Step
 
 log = logging.getLogger(__name__)
 
-StepId = tuple[int, str]
-
-GRACE_S = 10.0
-"""How long running handlers have to come to an end when Rushes stops."""
-
 START_AGAIN_S = 0.5
 """How long to wait before a start that the store couldn't take is tried again."""
 
 
-class _Pool:
-    def __init__(self, size: int) -> None:
-        self.free = size
-        self.waiting: OrderedDict[StepId, None] = OrderedDict()
-        self.reserved: set[StepId] = set()
-
-
 class LocalDispatcher:
-    """Implements ``application.ports.Dispatcher``. ``pools``: how many at once, by name."""
+    """Implements ``application.ports.Dispatcher``.
 
-    def __init__(self, pools: Mapping[str, int]) -> None:
-        self._pools = {name: _Pool(size) for name, size in pools.items()}
-        self._lock = threading.Lock()
-        self._held: dict[StepId, str] = {}
+    pools: how many steps run at once, by name. grace_s: how long running handlers have
+    to come to an end when Rushes stops.
+    """
+
+    def __init__(self, pools: Mapping[str, int], *, grace_s: float = 10.0) -> None:
+        self._grace_s = grace_s
+        self._pools = Pools(pools)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._working: dict[asyncio.Task[None], Attempt] = {}
+        self._working: dict[Attempt, None] = {}  # a set in the order of launching
         self._looks: dict[int, tuple[datetime, asyncio.Task[None]]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
+        self._held = False
         self._runner: StepRunner | None = None
         self._executions: Executions | None = None
         self._clock: Clock | None = None
@@ -67,20 +59,20 @@ class LocalDispatcher:
         self._loop = asyncio.get_running_loop()
 
     async def stop(self) -> None:
-        """Start nothing more, ask what runs to end, and give it ``GRACE_S`` to do so."""
+        """Start nothing more, ask what runs to end, and give it ``grace_s`` to do so."""
         assert self._runner is not None
-        with self._lock:
-            self._stopping = True
+        self._stopping = True
+        self._pools.hold()
         self._runner.stop()
-        for attempt in self._working.values():
+        for attempt in self._working:
             attempt.tell()
         for _, look in self._looks.values():
             look.cancel()
-        deadline = asyncio.get_running_loop().time() + GRACE_S
+        deadline = asyncio.get_running_loop().time() + self._grace_s
         # Commits that were under way may launch some more; the runner gives them back.
         while self._tasks and (left := deadline - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(self._tasks.copy(), timeout=left)
-        for attempt in self._working.values():
+        for attempt in self._working:
             log.warning("step %s did not end in time", attempt.started.ref)
 
     @property
@@ -88,39 +80,48 @@ class LocalDispatcher:
         """How many handlers are at work."""
         return len(self._working)
 
+    # -- the port: the engine as a whole -----------------------------------------
+
+    def hold(self) -> None:
+        self._held = True
+        self._pools.hold()
+
+    def go_on(self) -> None:
+        if self._held and not self._stopping:
+            self._held = False
+            for step_id in self._pools.go_on():
+                self._wake(step_id)
+
+    def load(self) -> Load:
+        return Load(
+            held=self._held,
+            running=len(self._working),
+            waiting=self._pools.waiting,
+            overdue=tuple(
+                attempt.started.ref for attempt in self._working if attempt.told
+            ),
+        )
+
     # -- the port ----------------------------------------------------------------
 
     def admit(self, execution: Execution, ready: Sequence[Step]) -> Collection[str]:
         assert execution.id is not None
-        admitted = set()
-        with self._lock:
-            if self._stopping:
-                return ()
-            for step in ready:
-                step_id = (execution.id, step.key)
-                pool_name = step.spec.pool if step.spec.pool in self._pools else "default"
-                pool = self._pools[pool_name]
-                if step_id in pool.reserved:
-                    pool.reserved.discard(step_id)
-                elif pool.free > 0 and not pool.waiting:
-                    pool.free -= 1
-                else:
-                    pool.waiting.setdefault(step_id, None)
-                    continue
-                self._held[step_id] = pool_name
-                admitted.add(step.key)
-        return admitted
+        return {
+            step.key
+            for step in ready
+            if not self._stopping
+            and self._pools.admit((execution.id, step.key), self._claim(execution, step))
+        }
 
     def launch(self, started: Sequence[Started]) -> None:
         assert self._runner is not None
         for each in started:
             attempt = self._runner.begin(each)
-            task = asyncio.create_task(self._run(attempt), name=f"attempt {each.ref}")
-            self._working[task] = attempt
-            self._keep(task)
+            self._working[attempt] = None
+            self._keep(asyncio.create_task(self._run(attempt), name=f"attempt {each.ref}"))
 
     def cancel(self, execution_id: int) -> None:
-        for attempt in self._working.values():
+        for attempt in self._working:
             if attempt.started.ref.execution_id == execution_id:
                 attempt.tell()
 
@@ -146,15 +147,13 @@ class LocalDispatcher:
         """The slot is free once the handler has ended, which may be after its outcome is known."""
         assert self._runner is not None
         ref = attempt.started.ref
-        task = asyncio.current_task()
-        assert task is not None
         report = await self._runner.decided(attempt)
         late = not attempt.handler.done()
         if late:
             log.warning("step %s goes on after its time; its slot stays taken", ref)
             await report()
             await asyncio.wait({attempt.handler})
-        del self._working[task]
+        del self._working[attempt]
         self._release((ref.execution_id, ref.step_key))
         if not late:
             await report()
@@ -167,38 +166,38 @@ class LocalDispatcher:
         del self._looks[execution_id]
         await self._tick(execution_id)
 
+    def _claim(self, execution: Execution, step: Step) -> Claim:
+        spec = step.spec
+        # A pool may be gone since the execution was stored.
+        pool = spec.pool if spec.pool in self._pools.names() else DEFAULT_POOL
+        limits = []
+        for limit in spec.limits:
+            value = _value_at(execution.data, limit.by)
+            if value is not None:
+                limits.append((f"{limit.by}={value!r}", limit.at_once))
+        return Claim(pool, tuple(limits), spec.priority)
+
     def _release(self, step_id: StepId) -> None:
-        """Give the slot to who has waited longest, or have it free. From any thread."""
-        with self._lock:
-            pool_name = self._held.pop(step_id, None)
-            if pool_name is None:
-                return
-            following = self._hand_on(self._pools[pool_name])
-        if following is not None:
-            self._wake(following, pool_name)
+        """Its slot goes to who has waited longest, or is free. From any thread."""
+        for following in self._pools.release(step_id):
+            self._wake(following)
 
-    def _hand_on(self, pool: _Pool) -> StepId | None:
-        if pool.waiting and not self._stopping:
-            following, _ = pool.waiting.popitem(last=False)
-            pool.reserved.add(following)
-            return following
-        pool.free += 1
-        return None
-
-    def _wake(self, step_id: StepId, pool_name: str) -> None:
+    def _wake(self, step_id: StepId) -> None:
         assert self._loop is not None
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(
-                lambda: self._keep(asyncio.create_task(self._start(step_id, pool_name)))
+                lambda: self._keep(asyncio.create_task(self._start(step_id)))
             )
 
-    async def _start(self, step_id: StepId, pool_name: str) -> None:
+    async def _start(self, step_id: StepId) -> None:
         """Have the step's execution start it, with the slot that is reserved for it."""
         execution_id, _ = step_id
         try:
             await self._tick(execution_id)
         finally:
-            self._give_back(step_id, pool_name)
+            # If the step is no longer ready, what was reserved for it goes on.
+            for following in self._pools.give_back(step_id):
+                self._wake(following)
 
     async def _tick(self, execution_id: int) -> None:
         """Whatever may start or is over by now does so, or is; nobody else would ask again."""
@@ -206,7 +205,7 @@ class LocalDispatcher:
         assert self._clock is not None
         while not self._stopping:
             try:
-                await self._executions.update(execution_id, partial(_tick, self._clock.now()))
+                await self._executions.apply(execution_id, partial(_tick, self._clock.now()))
                 return
             except Unavailable as error:
                 log.warning("execution %s can't go on yet: %s", execution_id, error)
@@ -214,17 +213,6 @@ class LocalDispatcher:
             except RushesError as error:
                 log.warning("execution %s is not looked at: %s", execution_id, error)
                 return
-
-    def _give_back(self, step_id: StepId, pool_name: str) -> None:
-        """If the reservation wasn't used, because the step is no longer ready, pass it on."""
-        with self._lock:
-            pool = self._pools[pool_name]
-            if step_id not in pool.reserved:
-                return
-            pool.reserved.discard(step_id)
-            following = self._hand_on(pool)
-        if following is not None:
-            self._wake(following, pool_name)
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         """The loop itself holds tasks only weakly."""
@@ -234,3 +222,13 @@ class LocalDispatcher:
 
 def _tick(now: datetime, execution: Execution) -> None:
     execution.tick(at=now)
+
+
+def _value_at(data: Mapping[str, Any], path: str) -> object:
+    """What stands at a path of keys with dots between them; None if nothing does."""
+    found: object = data
+    for name in path.split("."):
+        if not isinstance(found, Mapping) or name not in found:
+            return None
+        found = found[name]
+    return found

@@ -17,11 +17,13 @@ from sqlalchemy import Connection, bindparam, insert, select, text, update
 from adapters.persistence.rows import (
     detached,
     execution_row,
+    fact_row,
     load_execution,
     new_execution_row,
     new_step_row,
     step_row,
 )
+from adapters.persistence.statements import Statement
 from adapters.persistence.tables import (
     pipeline_event,
     pipeline_execution,
@@ -35,31 +37,22 @@ from domain.events import RecordedFact
 from domain.execution import ACTIVE, Execution
 from domain.step import Step, StepStatus
 
-_update_execution = (
-    update(pipeline_execution)
-    .where(
+_insert_execution = Statement(insert(pipeline_execution))
+_insert_step = Statement(insert(pipeline_step))
+_insert_fact = Statement(insert(pipeline_event))
+_insert_message = Statement(insert(trigger_message))
+_update_execution = Statement(
+    update(pipeline_execution).where(
         pipeline_execution.c.id == bindparam("b_id"),
         pipeline_execution.c.version == bindparam("b_version"),
     )
-    .values({name: bindparam(name) for name in (
-        "status", "job_id", "execution_data", "error_message", "warnings", "progress",
-        "paused_at",
-        "version", "started_at", "completed_at", "updated_at",
-    )})
-)  # fmt: skip
-
-_update_step = (
-    update(pipeline_step)
-    .where(
+)
+_update_step = Statement(
+    update(pipeline_step).where(
         pipeline_step.c.execution_id == bindparam("b_execution_id"),
         pipeline_step.c.step_key == bindparam("b_step_key"),
     )
-    .values({name: bindparam(name) for name in (
-        "status", "output_data", "error_message", "attempt", "failures", "takeovers",
-        "not_before", "waived",
-        "progress", "queued_at", "started_at", "completed_at",
-    )})
-)  # fmt: skip
+)
 
 
 class StaleRow(Exception):
@@ -175,39 +168,26 @@ class Batch:
                     changed_steps.append(
                         {"b_execution_id": execution_id, "b_step_key": key, **step_row(step)}
                     )
-        execute = self.connection.execute
+        connection = self.connection
         # Changed ones first: one of them may have left a card that a new one takes.
-        if changed and execute(_update_execution, changed).rowcount != len(changed):
+        if changed and _update_execution.execute(connection, changed) != len(changed):
             raise StaleRow
         if new:
-            execute(insert(pipeline_execution), new)
+            _insert_execution.execute(connection, new)
         if new_steps:
-            execute(insert(pipeline_step), new_steps)
-        if changed_steps and execute(_update_step, changed_steps).rowcount != len(changed_steps):
+            _insert_step.execute(connection, new_steps)
+        if changed_steps and _update_step.execute(connection, changed_steps) != len(changed_steps):
             raise StaleRow
         if self._messages:
-            execute(
-                insert(trigger_message),
+            _insert_message.execute(
+                connection,
                 [
                     {"message_id": message, "execution_id": owner, "contents_hash": digest}
                     for message, (owner, digest) in self._messages.items()
                 ],
             )
         if self.facts:
-            execute(
-                insert(pipeline_event),
-                [
-                    {
-                        "id": fact.id,
-                        "execution_id": fact.execution_id,
-                        "type": fact.type,
-                        "step_key": fact.step_key,
-                        "data": fact.data,
-                        "occurred_at": fact.occurred_at,
-                    }
-                    for fact in self.facts
-                ],
-            )
+            _insert_fact.execute(connection, [fact_row(fact) for fact in self.facts])
 
     def commit_into(self, committed: Committed) -> list[Started]:
         """After the commit: the drafts are the state now. What is to be launched."""

@@ -113,6 +113,11 @@ def sqlite_url(url: str) -> URL:
             f"databases of kind {parsed.get_backend_name()!r} are not supported (only sqlite)",
             field="RUSHES_DATABASE_URL",
         )
+    if parsed.query or (parsed.database or "").startswith("file:"):
+        raise InvalidInput(
+            f"{url!r} must be plain: sqlite:///, the path, and nothing after it",
+            field="RUSHES_DATABASE_URL",
+        )
     if not parsed.database or parsed.database == ":memory:":
         raise InvalidInput(
             "the database must be a file: what is only in memory is lost with the process",

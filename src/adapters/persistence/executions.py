@@ -91,6 +91,9 @@ class SqlExecutions:
     async def update(self, execution_id: int, change: Change) -> Execution:
         return detached(await self.writer.run(lambda batch: batch.change(execution_id, change)))
 
+    async def apply(self, execution_id: int, change: Change) -> None:
+        await self.writer.run(lambda batch: batch.change(execution_id, change))
+
     async def get(self, reference: str | int) -> Execution:
         live = self.writer.live(reference)
         if live is not None and self._readers is not None:

@@ -9,16 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, delete, exists, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError
 
 from adapters.persistence.batch import Batch
 from adapters.persistence.database import Database
 from adapters.persistence.executions import MAX_ID, SqlExecutions
-from adapters.persistence.tables import card_file, imported_copy, imported_file, job
-from application.ports import AttemptRef, Clock, Ids
+from adapters.persistence.tables import (
+    card_file,
+    imported_copy,
+    imported_file,
+    job,
+    pipeline_execution,
+    pipeline_step,
+)
+from application.ports import MAX_UNFINISHED, AttemptRef, Clock, Ids
 from domain.errors import AttemptOver, JobNotFound, Unavailable
+from domain.execution import ACTIVE
 from domain.footage import (
     Card,
     CardFile,
@@ -73,7 +81,14 @@ class SqlJobs:
         self._ids = ids
 
     def create(
-        self, attempt: AttemptRef, *, name: str, card: Card, file_count: int, total_bytes: int
+        self,
+        attempt: AttemptRef,
+        *,
+        name: str,
+        card: Card,
+        file_count: int,
+        total_bytes: int,
+        taken: Callable[[str], bool] = lambda name: False,
     ) -> Job:
         uuid, now = self._ids.new(), self._clock.now()
 
@@ -90,7 +105,7 @@ class SqlJobs:
                 {
                     "uuid": uuid,
                     "execution_id": attempt.execution_id,
-                    "name": _free_name(connection, name),
+                    "name": _free_name(connection, name, taken),
                     "card_identity": card.identity,
                     "card_label": card.label,
                     "card_volume": card.volume,
@@ -116,6 +131,27 @@ class SqlJobs:
             return _job(row._mapping)
 
         return self._read(read)
+
+    def unfinished(self, card_identity: str, library: str) -> Sequence[Job]:
+        execution, step = pipeline_execution.c, pipeline_step.c
+        statement = (
+            select(job)
+            .join(pipeline_execution, execution.id == job.c.execution_id)
+            .where(
+                job.c.card_identity == card_identity,
+                job.c.status == JobStatus.CREATED.value,
+                execution.status.not_in([status.value for status in ACTIVE]),
+                execution.execution_data["library"].as_string() == library,
+                ~exists().where(
+                    step.execution_id == execution.id, step.status == StepStatus.RUNNING.value
+                ),
+            )
+            .order_by(job.c.id.desc())
+            .limit(MAX_UNFINISHED)
+        )
+        return self._read(
+            lambda connection: [_job(row._mapping) for row in connection.execute(statement)]
+        )
 
     def copied(self, attempt: AttemptRef, job_id: int) -> Job:
         now = self._clock.now()
@@ -202,21 +238,32 @@ class SqlLedger:
         self._read = _Reads(database)
         self._executions = executions
 
-    def known(self, files: Sequence[CardFile]) -> Mapping[bytes, Sequence[ImportedFile]]:
+    def known(
+        self, files: Sequence[CardFile], destination: str
+    ) -> Mapping[bytes, Sequence[VerifiedCopy]]:
         wanted = {(each.path, each.size_bytes) for each in files}
         paths = sorted({path for path, _ in wanted})
 
-        def read(connection: Connection) -> Mapping[bytes, Sequence[ImportedFile]]:
-            found: dict[bytes, list[ImportedFile]] = {}
+        def read(connection: Connection) -> Mapping[bytes, Sequence[VerifiedCopy]]:
+            found: dict[bytes, list[VerifiedCopy]] = {}
             for start in range(0, len(paths), KEYS):
                 rows = connection.execute(
-                    select(imported_file)
-                    .where(imported_file.c.relative_path.in_(paths[start : start + KEYS]))
-                    .order_by(imported_file.c.id)
+                    select(
+                        imported_file,
+                        imported_copy.c.destination,
+                        imported_copy.c.path,
+                        imported_copy.c.verified_at,
+                    )
+                    .join(imported_copy, imported_copy.c.imported_file_id == imported_file.c.id)
+                    .where(
+                        imported_file.c.relative_path.in_(paths[start : start + KEYS]),
+                        imported_copy.c.destination == destination,
+                    )
+                    .order_by(imported_copy.c.id)
                 )
                 for row in rows:
                     if (row.relative_path, row.size_bytes) in wanted:
-                        found.setdefault(row.relative_path, []).append(_imported(row._mapping))
+                        found.setdefault(row.relative_path, []).append(_copy(row._mapping))
             return found
 
         return self._read(read)
@@ -258,10 +305,13 @@ def _record(connection: Connection, job_id: int, copy: VerifiedCopy) -> None:
     )
 
 
-def _free_name(connection: Connection, name: str) -> str:
+def _free_name(connection: Connection, name: str, taken: Callable[[str], bool]) -> str:
     """The name, or with the first of ``-2``, ``-3``, ... that nobody has."""
     candidate, number = name, 1
-    while connection.execute(select(job.c.id).where(job.c.name == candidate)).first():
+    while (
+        taken(candidate)
+        or connection.execute(select(job.c.id).where(job.c.name == candidate)).first()
+    ):
         number += 1
         candidate = f"{name}-{number}"
     return candidate
@@ -282,12 +332,17 @@ def _job(row: RowMapping) -> Job:
     )
 
 
-def _imported(row: RowMapping) -> ImportedFile:
-    return ImportedFile(
-        card_identity=row["card_identity"],
-        path=row["relative_path"],
-        size_bytes=row["size_bytes"],
-        mtime_ns=row["mtime_ns"],
-        hash_name=row["hash_name"],
-        hash=row["hash"],
+def _copy(row: RowMapping) -> VerifiedCopy:
+    return VerifiedCopy(
+        file=ImportedFile(
+            card_identity=row["card_identity"],
+            path=row["relative_path"],
+            size_bytes=row["size_bytes"],
+            mtime_ns=row["mtime_ns"],
+            hash_name=row["hash_name"],
+            hash=row["hash"],
+        ),
+        destination=row["destination"],
+        path=row["path"],
+        verified_at=row["verified_at"],
     )

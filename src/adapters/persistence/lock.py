@@ -22,18 +22,25 @@ PATIENCE_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who has the database. address: of its HTTP side, as a URL; empty until it listens."""
+    """Who has the database.
+
+    address: of its HTTP side, as a URL; empty until it listens.
+    key: what a command shows to a server that runs inside another command, to be taken
+        at its user's word; who can read it is that user. Empty for ``rushes serve``.
+    """
 
     pid: int
     address: str = ""
     grpc_address: str = ""
+    key: str = ""
 
 
 class DatabaseLock:
     """The lock of one database file, held between ``acquire`` and ``release``."""
 
     def __init__(self, database: Path) -> None:
-        self.path = Path(f"{database}.lock")
+        # By what it is, not by how it is called: two names of one file are one database.
+        self.path = Path(f"{os.path.realpath(database)}.lock")
         self._database = database
         self._fd: int | None = None
 
@@ -53,9 +60,9 @@ class DatabaseLock:
         self._fd = fd
         self._write(Holder(os.getpid()))
 
-    def announce(self, address: str, grpc_address: str) -> None:
+    def announce(self, address: str, grpc_address: str, key: str = "") -> None:
         """From now on the holder can be reached there."""
-        self._write(Holder(os.getpid(), address, grpc_address))
+        self._write(Holder(os.getpid(), address, grpc_address, key))
 
     def release(self) -> None:
         if self._fd is not None:
@@ -84,6 +91,7 @@ class DatabaseLock:
                 pid=int(stored["pid"]),
                 address=str(stored["address"]),
                 grpc_address=str(stored["grpc_address"]),
+                key=str(stored["key"]),
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None  # just taken, and not written yet

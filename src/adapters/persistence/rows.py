@@ -40,6 +40,7 @@ def new_execution_row(execution: Execution) -> dict[str, Any]:
         "pipeline_type": execution.definition.type,
         "definition": execution.definition.to_dict(),
         "card_key": execution.card_key,
+        "rerun_of": execution.rerun_of,
         "created_at": execution.created_at,
         **execution_row(execution),
     }
@@ -58,6 +59,7 @@ def step_row(step: Step) -> dict[str, Any]:
         "queued_at": step.queued_at,
         "started_at": step.started_at,
         "completed_at": step.completed_at,
+        "checkpoint": step.checkpoint,
         "not_before": step.not_before,
         "waived": step.waived,
     }
@@ -69,11 +71,22 @@ def new_step_row(execution_id: int, step: Step) -> dict[str, Any]:
         "step_name": step.name,
         "step_key": step.key,
         "required": step.spec.required,
-        "depends_on": step.spec.depends_on,
-        "after": step.spec.after,
+        "depends_on": step.depends_on,
+        "after": step.after,
         "params": step.params,
         "created_at": step.created_at,
         **step_row(step),
+    }
+
+
+def fact_row(fact: RecordedFact) -> dict[str, Any]:
+    return {
+        "id": fact.id,
+        "execution_id": fact.execution_id,
+        "type": fact.type,
+        "step_key": fact.step_key,
+        "data": fact.data,
+        "occurred_at": fact.occurred_at,
     }
 
 
@@ -114,6 +127,7 @@ def _execution(row: RowMapping) -> Execution:
         progress=row["progress"],
         paused_at=row["paused_at"],
         card_key=row["card_key"],
+        rerun_of=row["rerun_of"],
         version=row["version"],
         created_at=row["created_at"],
         started_at=row["started_at"],
@@ -147,6 +161,9 @@ def _step(definition: PipelineDefinition, row: RowMapping) -> Step:
         started_at=row["started_at"],
         completed_at=row["completed_at"],
         params=row["params"],
+        depends_on=tuple(row["depends_on"]),
+        after=tuple(row["after"]),
+        checkpoint=row["checkpoint"],
         not_before=row["not_before"],
         waived=row["waived"],
     )

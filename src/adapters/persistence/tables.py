@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from sqlalchemy import (
     JSON,
@@ -51,7 +52,7 @@ class UtcDateTime(UserDefinedType[datetime]):
         return "DATETIME"
 
     def bind_processor(self, dialect: Dialect) -> Callable[[datetime | None], str | None]:
-        return _iso_or_none
+        return lambda value: None if value is None else iso(value)
 
     def result_processor(
         self, dialect: Dialect, coltype: object
@@ -59,8 +60,10 @@ class UtcDateTime(UserDefinedType[datetime]):
         return _time_or_none
 
 
-def _iso_or_none(value: datetime | None) -> str | None:
-    return None if value is None else value.astimezone(UTC).isoformat(timespec="microseconds")
+@lru_cache(maxsize=1024)
+def iso(value: datetime) -> str:
+    # Cached, because a transition writes one and the same time into up to eight columns.
+    return value.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _time_or_none(value: str | None) -> datetime | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,7 +18,8 @@ from application.cancel import Cancel
 from application.catalogue import Catalogue
 from application.feed import Entry, Feed, Message
 from application.pause import Pause
-from application.ports import CardFiles, Jobs, Query, Threads
+from application.ports import CardFiles, Dispatcher, Jobs, Query, Threads
+from application.rerun import Rerun
 from application.retry import Retry
 from application.settle import Settle
 from application.status import Status
@@ -51,23 +53,30 @@ class Api:
         cancel: Cancel,
         pause: Pause,
         settle: Settle,
+        rerun: Rerun,
+        dispatcher: Dispatcher,
         feed: Feed,
         catalogue: Catalogue,
         jobs: Jobs,
         card_files: CardFiles,
         threads: Threads,
+        owner_key: str = "",
     ) -> None:
+        """``owner_key``: who shows it (``X-Rushes-Key``) is the user that this server runs for."""
         self._trigger = trigger
         self._status = status
         self._retry = retry
         self._cancel = cancel
         self._pause = pause
         self._settle = settle
+        self._rerun = rerun
+        self._dispatcher = dispatcher
         self._feed = feed
         self._catalogue = catalogue
         self._jobs = jobs
         self._card_files = card_files
         self._threads = threads
+        self._owner_key = owner_key
 
     def routes(self) -> list[Route]:
         one = "/api/pipeline/{reference}"
@@ -81,6 +90,10 @@ class Api:
             Route(f"{one}/resume", self.resume_execution, methods=["POST"]),
             Route(f"{one}/steps/{{step_key}}/skip", self.skip_step, methods=["POST"]),
             Route(f"{one}/steps/{{step_key}}/complete", self.complete_step, methods=["POST"]),
+            Route(f"{one}/rerun", self.rerun_execution, methods=["POST"]),
+            Route("/api/engine", self.get_engine, methods=["GET"]),
+            Route("/api/engine/pause", self.pause_engine, methods=["POST"]),
+            Route("/api/engine/resume", self.resume_engine, methods=["POST"]),
             Route(f"{one}/events", self.events_of_execution, methods=["GET"]),
             Route("/api/events", self.events, methods=["GET"]),
             Route("/api/pipelines", self.list_pipelines, methods=["GET"]),
@@ -111,6 +124,7 @@ class Api:
             pipeline_type,
             body.get("data", {}),
             message_id=key if message_id is None else message_id,
+            anywhere=self._is_owner(request),
         )
         execution = answer.execution
         return _json(
@@ -121,6 +135,12 @@ class Api:
             },
             status=201 if answer.duplicate is None else 200,
             headers={"location": f"/api/pipeline/{execution.execution_id}"},
+        )
+
+    def _is_owner(self, request: Request) -> bool:
+        shown = request.headers.get("x-rushes-key", "")
+        return bool(self._owner_key) and secrets.compare_digest(
+            shown.encode(), self._owner_key.encode()
         )
 
     async def get_execution(self, request: Request) -> Response:
@@ -173,6 +193,46 @@ class Api:
             )
         )
 
+    async def rerun_execution(self, request: Request) -> Response:
+        body = await _json_body(request)
+        from_step = body.get("from_step")
+        if not isinstance(from_step, str) or body.keys() - {"from_step"}:
+            raise InvalidInput('the body must be {"from_step": STEP}', field="from_step")
+        execution = await self._rerun(_reference(request), from_step)
+        return _json(
+            execution,
+            status=201,
+            headers={"location": f"/api/pipeline/{execution.execution_id}"},
+        )
+
+    # -- the engine as a whole ---------------------------------------------------
+
+    async def get_engine(self, request: Request) -> Response:
+        load = self._dispatcher.load()
+        return _json(
+            {
+                "paused": load.held,
+                "running": load.running,
+                "waiting": load.waiting,
+                "overdue": [
+                    {
+                        "execution": ref.execution_id,
+                        "step_key": ref.step_key,
+                        "attempt": ref.attempt,
+                    }
+                    for ref in load.overdue
+                ],
+            }
+        )
+
+    async def pause_engine(self, request: Request) -> Response:
+        self._dispatcher.hold()
+        return await self.get_engine(request)
+
+    async def resume_engine(self, request: Request) -> Response:
+        self._dispatcher.go_on()
+        return await self.get_engine(request)
+
     # -- events ------------------------------------------------------------------
 
     async def events_of_execution(self, request: Request) -> Response:
@@ -202,6 +262,8 @@ class Api:
             facts = await self._feed.page(since, limit, execution_id)
             return _json({"events": [message_view(fact) for fact in facts]})
         await self._feed.check(since)
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
         return StreamingResponse(
             _server_sent(self._feed.follow(since, execution_id)),
             media_type="text/event-stream",
@@ -332,7 +394,7 @@ async def _json_body(request: Request) -> dict[str, Any]:
             raise HTTPException(413, "Content Too Large")
     try:
         decoded = msgspec.json.decode(bytes(body))
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"the body is not JSON: {error}") from None
     if not isinstance(decoded, dict):
         raise InvalidInput("the body must be a JSON object")

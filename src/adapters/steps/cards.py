@@ -7,6 +7,25 @@ link. Only the card roots, which the operator configured, may be reached by link
 
 Nothing here writes. Files and folders are opened without touching their access
 times where the system lets us.
+
+Whether the card at a path is still the one that was scanned
+    A volume tells by its own name. Where there is none to be had, the scan leaves a
+    fingerprint: the root folder's device and inode, and a hash of what lies in it at
+    the first level (names, kinds, sizes, times). It is the same card if the inode is
+    the same, and
+
+    - what lies in it is the same, whatever the device: when a card is mounted again
+      its device may have another number; or
+    - the device is the same as well, and the folder is no root of a mount: that is
+      one and the same folder, whatever has come into it since.
+
+    With the root of a mount the numbers prove nothing (every FAT root has the same
+    inode, and the next card in a slot gets the last one's device), so only what lies
+    in it counts. The price is that a card that was changed in between isn't
+    recognised, and has to be scanned anew. Left out of the hash is what operating
+    systems leave on cards by themselves; and of times whole quarter hours, which is
+    how those of a FAT card move with the time zone. A change time would be of no use:
+    mounting may set it.
 """
 
 from __future__ import annotations
@@ -15,8 +34,10 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
+
+import xxhash
 
 from adapters.steps.faults import (
     CardFault,
@@ -27,7 +48,7 @@ from adapters.steps.faults import (
     reason,
 )
 from domain.errors import InvalidPath
-from domain.footage import Card, shown
+from domain.footage import Card, is_junk, shown
 
 MAX_SHOWN_PATH = 300
 """Characters of a refused path that an error repeats; who sent it may have sent a megabyte."""
@@ -47,6 +68,8 @@ _GONE = frozenset(
 """Nothing of the card answers any more. ENXIO may also be a socket, and EIO one bad sector."""
 
 _VOLUME = "volume:"
+
+_QUARTER_HOUR_S = 900
 
 _SECTOR_BYTES = 512
 """What sysfs counts a block device's size in, whatever its real sectors."""
@@ -73,7 +96,9 @@ class FsCards:
         self._disks = disks
         self._devices = devices
 
-    def locate(self, sd_path: object) -> str:
+    def locate(self, sd_path: object, *, anywhere: bool = False) -> str:
+        if anywhere:
+            return self._named(sd_path)
         root, parts = self._place(sd_path)
         reached = root
         for part in parts:
@@ -119,25 +144,26 @@ class FsCards:
             os.close(fd)
             raise CardFault(f"the card at {text} doesn't answer: {reason(error)}") from error
 
+    def _named(self, sd_path: object) -> str:
+        """Where a person's own word leads to: links are followed, and the roots aren't asked."""
+
+        def refusal(why: str) -> InvalidPath:
+            return _refused(sd_path, why)
+
+        real = _plausible(os.path.realpath(_plausible(sd_path, refusal)), refusal)
+        if not _components(real):
+            raise refusal("it is the root of the file system")
+        try:
+            if stat.S_ISLNK(os.lstat(real).st_mode):
+                raise refusal("it is a symbolic link that leads to itself")
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise refusal("it is too long") from None
+        return real
+
     def _checked(self, sd_path: object) -> str:
         """Raises ``InvalidPath`` for what could be no path of a card, wherever the roots are."""
-        if not isinstance(sd_path, str):
-            raise self._refusal(sd_path, "it is not text")
-        if not sd_path:
-            raise self._refusal(sd_path, "it is empty")
-        if "\0" in sd_path:
-            raise self._refusal(sd_path, "it contains a NUL")
-        try:
-            length = len(sd_path.encode())
-        except UnicodeEncodeError:
-            raise self._refusal(sd_path, "it can't be encoded") from None
-        if length >= MAX_PATH_BYTES:
-            raise self._refusal(sd_path, "it is too long")
-        if not sd_path.startswith("/"):
-            raise self._refusal(sd_path, "it is not absolute")
-        if ".." in _components(sd_path):
-            raise self._refusal(sd_path, "it contains ..")
-        return sd_path
+        return _plausible(sd_path, lambda why: self._refusal(sd_path, why))
 
     def _place(self, sd_path: object) -> tuple[str, list[str]]:
         """The root as it really is, and the components below it."""
@@ -158,12 +184,11 @@ class FsCards:
         return deepest[1], parts[deepest[0] :]
 
     def _refusal(self, sd_path: object, why: str) -> InvalidPath:
-        which = _path_text(sd_path) if isinstance(sd_path, str) else type(sd_path).__name__
         roots = ", ".join(map(_path_text, self._roots)) or "none"
-        return InvalidPath(
-            f"sd_path {which!r} is refused: {why}; cards are looked for strictly below the "
-            f"card roots ({roots}), which the setting RUSHES_CARD_ROOTS names",
-            field="sd_path",
+        return _refused(
+            sd_path,
+            f"{why}; cards are looked for strictly below the card roots ({roots}), which the "
+            "setting RUSHES_CARD_ROOTS names",
         )
 
 
@@ -191,6 +216,19 @@ class OpenCard:
     @property
     def path_text(self) -> str:
         return _path_text(self.path)
+
+    def fingerprint(self) -> str:
+        """What tells it from another card at its path; the module says how. Raises ``OSError``."""
+        root = os.fstat(self.fd)
+        return f"{root.st_dev:x}:{root.st_ino:x}:{_listing_hash(self.fd)}"
+
+    def is_as(self, fingerprint: str) -> bool:
+        """Whether this is the card that once had this fingerprint. Raises ``OSError``."""
+        device, inode, listing = fingerprint.split(":")
+        now_device, now_inode, now_listing = self.fingerprint().split(":")
+        if inode != now_inode:
+            return False
+        return listing == now_listing or (device == now_device and not is_mounted(self.fd))
 
     def open_file(self, path: bytes) -> int:
         """A regular file of this card, for reading. Raises ``FileFault`` and ``CardLost``."""
@@ -230,7 +268,7 @@ def identify(
     """
     folder_name = shown(os.fsencode(os.path.basename(path)))
     device = os.fstat(fd).st_dev
-    if device != os.stat("..", dir_fd=fd).st_dev:
+    if is_mounted(fd):
         serial = _name_of_device(os.path.join(disks, "by-uuid"), device)
         if serial is not None:
             label = _name_of_device(os.path.join(disks, "by-label"), device)
@@ -244,6 +282,24 @@ def identify(
                 volume=True,
             )
     return Card(identity=f"path:{shown(os.fsencode(path))}", label=folder_name, volume=False)
+
+
+def is_mounted(fd: int) -> bool:
+    """Whether an open folder is the root of a mount."""
+    return os.fstat(fd).st_dev != os.stat("..", dir_fd=fd).st_dev
+
+
+def _listing_hash(fd: int) -> str:
+    entries = []
+    with os.scandir(fd) as found:
+        for entry in found:
+            name = os.fsencode(entry.name)
+            if is_junk(name):
+                continue
+            status = entry.stat(follow_symlinks=False)
+            seconds = status.st_mtime_ns // 1_000_000_000 % _QUARTER_HOUR_S
+            entries.append((name, stat.S_IFMT(status.st_mode), status.st_size, seconds))
+    return xxhash.xxh64(repr(sorted(entries)).encode()).hexdigest()
 
 
 def is_volume(identity: str) -> bool:
@@ -291,6 +347,32 @@ def _open(name: bytes, flags: int, folder: int) -> int:
         if not _NO_ATIME:
             raise
         return os.open(name, flags, dir_fd=folder)  # only owners may leave access times alone
+
+
+def _plausible(sd_path: object, refusal: Callable[[str], InvalidPath]) -> str:
+    """It, if a system could take it for an absolute path. Raises what ``refusal`` makes."""
+    if not isinstance(sd_path, str):
+        raise refusal("it is not text")
+    if not sd_path:
+        raise refusal("it is empty")
+    if "\0" in sd_path:
+        raise refusal("it contains a NUL")
+    try:
+        length = len(sd_path.encode())
+    except UnicodeEncodeError:
+        raise refusal("it can't be encoded") from None
+    if length >= MAX_PATH_BYTES:
+        raise refusal("it is too long")
+    if not sd_path.startswith("/"):
+        raise refusal("it is not absolute")
+    if ".." in _components(sd_path):
+        raise refusal("it contains ..")
+    return sd_path
+
+
+def _refused(sd_path: object, why: str) -> InvalidPath:
+    which = _path_text(sd_path) if isinstance(sd_path, str) else type(sd_path).__name__
+    return InvalidPath(f"sd_path {which!r} is refused: {why}", field="sd_path")
 
 
 def _components(path: str) -> list[str]:

@@ -7,9 +7,17 @@ path and size is only a candidate (cards without an identity of their own, clock
 that were set, journeys through time zones, counters that start anew), and the
 bytes decide: the source is read and its hash compared.
 
+Only rows of this library count: what is on one disk is new to another. And what is
+known isn't therefore there, so the disk is asked as well, and a file that it no
+longer has is counted apart and named: nobody may format a card on its account.
+
 A retry finds the rows of the attempt before it, so it goes on where that stopped.
 A file that can't be read is no reason to leave the others on the card: it is
 named at the end. A lost card, or a library that can't be written, ends it at once.
+
+A run that was killed leaves parts in its job's folder, which are removed when the
+job is gone on with. If the card is ingested anew instead, they are removed as well:
+every run clears the folders of the card's earlier jobs that nobody is at.
 """
 
 from __future__ import annotations
@@ -29,9 +37,11 @@ from adapters.steps.faults import (
     CardLost,
     FileFault,
     FilesMissing,
+    LibraryFault,
     OffloadFault,
+    reason,
 )
-from adapters.steps.library import Folder, Library
+from adapters.steps.library import Folder, Library, Standing
 from application.authoring import StepContext
 from application.ports import CardFiles, Clock, Jobs, Ledger
 from domain.footage import (
@@ -53,6 +63,10 @@ UNREADABLE_IN_A_ROW = 3
 MAX_PUT_ASIDE = 20
 """Bad copies that the output names; it is merged into the execution's data."""
 
+MAX_MISSING = 20
+MAX_MISSING_CHARACTERS = 500
+"""Files that the output names as no longer in the library, and of each name."""
+
 
 class CopyFiles:
     """The step."""
@@ -71,21 +85,18 @@ class CopyFiles:
         self._jobs = jobs
         self._ledger = ledger
         self._clock = clock
-        self._library = Library(library)
+        self._library = library
 
     def __call__(self, context: StepContext) -> dict[str, Any]:
         job = self._jobs.get(context.data["job_id"])
-        with self._cards.open(context.data["sd_path"]) as card:
-            if card.card.identity != job.card.identity:
-                raise AnotherCard(
-                    f"another card is at {card.path_text}: {card.card.label} "
-                    f"({card.card.identity}); this job's card is {job.card.label} "
-                    f"({job.card.identity}), put that one in and retry"
-                )
-            self._library.refuse_card(card)
-            run = _Run(context, job, card, self._library, self._ledger, self._clock)
+        library = Library.of(context, self._library)
+        with self._cards.open(context.data["sd_path"]) as card, Standing(library) as standing:
+            _refuse_another(card, job, context.data["card"].get("fingerprint"))
+            library.refuse_card(card)
+            self._sweep(context, job, library)
+            run = _Run(context, job, card, library, standing, self._ledger, self._clock)
             try:
-                run.take_stock(self._inventory(context))
+                run.take_stock(self._inventory(context.ref.execution_id))
                 run.decide()
                 run.bring()
             except CardLost as lost:
@@ -98,11 +109,61 @@ class CopyFiles:
         self._jobs.copied(context.ref, job.id)
         return output
 
-    def _inventory(self, context: StepContext) -> Iterator[CardFile]:
+    def _inventory(self, execution_id: int) -> Iterator[CardFile]:
         after: bytes | None = None
-        while page := self._card_files.of(context.ref.execution_id, after=after, limit=PAGE_FILES):
+        while page := self._card_files.of(execution_id, after=after, limit=PAGE_FILES):
             yield from page
             after = page[-1].path
+
+    def _sweep(self, context: StepContext, job: Job, library: Library) -> None:
+        """Remove the parts of this card's earlier jobs; one that can't be is no hindrance."""
+        unfinished = self._jobs.unfinished(job.card.identity, library.root)
+        with suppress(LibraryFault):
+            root = library.look() if unfinished else None
+            if root is None:
+                return
+            with root:
+                for other in unfinished:
+                    with suppress(LibraryFault):
+                        self._sweep_one(context, root, other)
+
+    def _sweep_one(self, context: StepContext, library: Folder, job: Job) -> None:
+        job_folder = library.find(os.fsencode(job.name))
+        if job_folder is None:
+            return
+        with job_folder:
+            names: dict[bytes, set[bytes]] = {}
+            for file in self._inventory(job.execution_id):
+                if file.kind in COPIED_KINDS:
+                    names.setdefault(file.path.rpartition(b"/")[0], set()).add(name_of(file))
+            for path, ours in names.items():
+                context.check()
+                folder = job_folder.find(path)
+                if folder is not None:
+                    with folder:
+                        folder.remove_leftovers(ours)
+
+
+def _refuse_another(card: OpenCard, job: Job, fingerprint: str | None) -> None:
+    """Raises ``AnotherCard``. Executions from before there were fingerprints have none."""
+    if card.card.identity != job.card.identity:
+        raise AnotherCard(
+            f"another card is at {card.path_text}: {card.card.label} "
+            f"({card.card.identity}); this job's card is {job.card.label} "
+            f"({job.card.identity}), put that one in and retry"
+        )
+    if card.card.volume or fingerprint is None:
+        return
+    try:
+        is_same = card.is_as(fingerprint)
+    except OSError as error:
+        raise CardLost(f"card lost: {card.path_text}: {reason(error)}") from error
+    if not is_same:
+        raise AnotherCard(
+            f"another card is at {card.path_text}, or this one was changed since it was "
+            "scanned: put this job's card in and retry, or start a new run, which scans what "
+            "is there"
+        )
 
 
 class _Run:
@@ -114,6 +175,7 @@ class _Run:
         job: Job,
         card: OpenCard,
         library: Library,
+        standing: Standing,
         ledger: Ledger,
         clock: Clock,
     ) -> None:
@@ -121,20 +183,21 @@ class _Run:
         self._job = job
         self._card = card
         self._library = library
+        self._standing = standing
         self._ledger = ledger
         self._clock = clock
         self._progress = _Progress(context)
         self._copier = Copier(card, check=context.check, moved=self._progress.moved)
         self.wanted: list[CardFile] = []
         self.left_out: Counter[FileKind] = Counter()
-        self.copied_files = self.copied_bytes = self.known_files = 0
-        self._undecided: list[tuple[CardFile, frozenset[str]]] = []
+        self.copied_files = self.copied_bytes = self.known_files = self.missing_files = 0
+        self._missing: list[str] = []
+        self._undecided: list[tuple[CardFile, Sequence[VerifiedCopy]]] = []
         self._new: list[CardFile] = []
         self._faults: list[FileFault] = []
         self._unreadable_in_a_row = 0
         self._put_aside: list[str] = []
         self._job_folder = os.fsencode(os.path.join(library.root, job.name))
-        self._is_resumed = os.path.isdir(self._job_folder)
 
     def take_stock(self, inventory: Iterator[CardFile]) -> None:
         """Ask the ledger about every file that is to be copied."""
@@ -151,22 +214,23 @@ class _Run:
         for start in range(0, len(self.wanted), PAGE_FILES):
             self._context.check()
             page = self.wanted[start : start + PAGE_FILES]
-            known = self._ledger.known(page)
+            known = self._ledger.known(page, self._library.root)
             for file in page:
                 self._sort(file, known.get(file.path, ()))
 
-    def _sort(self, file: CardFile, rows: Sequence[ImportedFile]) -> None:
+    def _sort(self, file: CardFile, copies: Sequence[VerifiedCopy]) -> None:
         card = self._card.card
-        if any(
-            card.volume
-            and row.card_identity == card.identity
-            and same_time(row.mtime_ns, file.mtime_ns)
-            for row in rows
-        ):
-            self._count_known(file)
-        elif rows:
-            hashes = frozenset(row.hash for row in rows if row.hash_name == HASH_NAME)
-            self._undecided.append((file, hashes))
+        same = [
+            copy
+            for copy in copies
+            if card.volume
+            and copy.file.card_identity == card.identity
+            and same_time(copy.file.mtime_ns, file.mtime_ns)
+        ]
+        if same:
+            self._count_known(file, same)
+        elif copies:
+            self._undecided.append((file, copies))
             self._progress.expect(file, readings=3)
         else:
             self._new.append(file)
@@ -174,26 +238,37 @@ class _Run:
 
     def decide(self) -> None:
         """Let the bytes say whether a candidate is the file that the ledger knows."""
-        for file, hashes in self._undecided:
+        for file, copies in self._undecided:
             try:
-                is_known = self._copier.hash_source(file) in hashes
+                contents = (HASH_NAME, self._copier.hash_source(file))
             except FileFault as fault:
                 self._keep(fault)
                 continue
             self._unreadable_in_a_row = 0
-            if is_known:
+            same = [copy for copy in copies if (copy.file.hash_name, copy.file.hash) == contents]
+            if same:
                 self._progress.settle(file)
-                self._count_known(file)
+                self._count_known(file, same)
             else:
                 self._new.append(file)
 
-    def _count_known(self, file: CardFile) -> None:
-        """In the library already; in this job's own folder, if an earlier attempt brought it."""
-        if self._is_resumed and os.path.lexists(os.path.join(self._job_folder, file.path)):
+    def _count_known(self, file: CardFile, copies: Sequence[VerifiedCopy]) -> None:
+        """Brought by an earlier attempt, in the library already, or there no longer."""
+        self._context.check()
+        there = {copy.path for copy in copies if self._standing.holds(copy.path, file.size_bytes)}
+        if self._place(file) in there:
             self.copied_files += 1
             self.copied_bytes += file.size_bytes
-        else:
+        elif there:
             self.known_files += 1
+        else:
+            self.missing_files += 1
+            if len(self._missing) < MAX_MISSING:
+                self._missing.append(shown(file.path)[:MAX_MISSING_CHARACTERS])
+
+    def _place(self, file: CardFile) -> bytes:
+        """Where it goes, below the library."""
+        return os.fsencode(self._job.name) + b"/" + file.path
 
     def bring(self) -> None:
         if not self._new:
@@ -288,7 +363,7 @@ class _Run:
                 hash=hash,
             ),
             destination=self._library.root,
-            path=os.fsencode(self._job.name) + b"/" + file.path,
+            path=self._place(file),
             verified_at=verified_at,
         )
 
@@ -308,8 +383,9 @@ class _Run:
                 self._faults,
                 arrived=self.copied_files + self.known_files,
                 wanted=len(self.wanted),
+                note=self._note(),
             )
-        accounted = self.copied_files + self.known_files
+        accounted = self.copied_files + self.known_files + self.missing_files
         if accounted != len(self.wanted):
             raise OffloadFault(
                 f"{len(self.wanted)} files were to be copied, but {accounted} are accounted for"
@@ -318,13 +394,29 @@ class _Run:
             "copied_files": self.copied_files,
             "copied_bytes": self.copied_bytes,
             "known_files": self.known_files,
+            "missing_files": self.missing_files,
             "verified": self.copied_files,
             "job_folder": shown(self._job_folder) if os.path.isdir(self._job_folder) else None,
             "left_out": {kind.value: count for kind, count in sorted(self.left_out.items())},
         }
         if self._put_aside:
             output["bad_copies"] = self._put_aside[:MAX_PUT_ASIDE]
+        if self._missing:
+            output["missing"] = self._missing
+            output["library_note"] = self._note()
         return output
+
+    def _note(self) -> str:
+        """Which files nobody may believe to be in the library; empty if there are none."""
+        if not self.missing_files:
+            return ""
+        one = self.missing_files == 1
+        more = self.missing_files - len(self._missing)
+        return (
+            f"{self.missing_files} {'file was' if one else 'files were'} imported earlier and "
+            f"{'is' if one else 'are'} no longer in the library: {', '.join(self._missing)}"
+            + (f" and {more} more" if more else "")
+        )
 
 
 class _Progress:

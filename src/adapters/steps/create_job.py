@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from datetime import datetime
 from typing import Any
 
 from adapters.steps.cards import is_volume
+from adapters.steps.library import Library
 from application.authoring import StepContext
 from application.ports import Clock, Jobs
 from domain.footage import Card
@@ -16,24 +18,37 @@ MAX_NAME_BYTES = 100
 
 
 class CreateJob:
-    """The step. Run again, it finds the job that the execution has."""
+    """The step. Run again, it finds the job that the execution has.
 
-    def __init__(self, jobs: Jobs, clock: Clock) -> None:
+    The name that it gets is free on the disk too: a folder that is there already is
+    somebody else's, another server's perhaps, or from a database that is gone.
+    """
+
+    def __init__(self, jobs: Jobs, clock: Clock, library: str) -> None:
         self._jobs = jobs
         self._clock = clock
+        self._library = library
 
     def __call__(self, context: StepContext) -> dict[str, Any]:
         found = context.data["card"]
         card = Card(found["identity"], found["label"], volume=is_volume(found["identity"]))
+        # Looked at beforehand: the names are asked for within the database's transaction.
+        names = {_folded(name) for name in Library.of(context, self._library).names()}
         job = self._jobs.create(
             context.ref,
             name=job_name(self._clock.now(), card.label),
             card=card,
             file_count=context.data["file_count"],
             total_bytes=context.data["total_bytes"],
+            taken=lambda name: _folded(os.fsencode(name)) in names,
         )
         context.attach_job(job.id)
         return {"job_id": job.id, "job_name": job.name}
+
+
+def _folded(name: bytes) -> str:
+    """Equal for names that some file system takes for one."""
+    return unicodedata.normalize("NFC", os.fsdecode(name)).casefold()
 
 
 def job_name(now: datetime, label: str) -> str:

@@ -66,12 +66,16 @@ MAX_NAMED_CHARACTERS = 500
 
 
 class FilesMissing(OffloadFault):
-    def __init__(self, faults: Sequence[FileFault], *, arrived: int, wanted: int) -> None:
+    """``note``: what else there is to be said of the files that were wanted."""
+
+    def __init__(
+        self, faults: Sequence[FileFault], *, arrived: int, wanted: int, note: str = ""
+    ) -> None:
         named = "; ".join(str(fault)[:MAX_NAMED_CHARACTERS] for fault in faults[:MAX_NAMED])
         more = f"; and {len(faults) - MAX_NAMED} more" if len(faults) > MAX_NAMED else ""
         super().__init__(
             f"{len(faults)} of {wanted} files could not be copied "
-            f"({arrived} are in the library): {named}{more}"
+            f"({arrived} are in the library): {named}{more}" + (f"; {note}" if note else "")
         )
         self.faults = tuple(faults)
 

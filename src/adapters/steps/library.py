@@ -21,6 +21,7 @@ import xxhash
 from adapters.steps import kernel
 from adapters.steps.cards import OpenCard, open_folder, parts_of
 from adapters.steps.faults import FileFault, LibraryFault, reason
+from application.authoring import StepContext
 from domain.footage import shown
 
 RESERVE_BYTES = 256 * 1024 * 1024
@@ -44,7 +45,15 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 class Library:
     def __init__(self, root: str) -> None:
-        self.root = root
+        self.root = os.path.normpath(root)
+
+    @classmethod
+    def of(cls, context: StepContext, otherwise: str) -> Library:
+        """The execution's, whichever server goes on with it.
+
+        ``otherwise``: for executions from before it was recorded, this server's.
+        """
+        return cls(context.data.get("library", otherwise))
 
     def open(self) -> Folder:
         """Made if it isn't there, but not what is above it: that may be a disk to be plugged in."""
@@ -56,17 +65,41 @@ class Library:
                 pass
             fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            raise LibraryFault(
-                f"the library {place} is not there, nor is the folder that it should be in; "
-                "is its disk connected?"
-            ) from error
+            raise self._not_connected() from error
         except OSError as error:
             raise LibraryFault(f"the library {place} can't be opened: {reason(error)}") from error
         return Folder(fd, place)
 
+    def look(self) -> Folder | None:
+        """As it is: nothing is made. None if it isn't there, but what it should be in is."""
+        try:
+            fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if os.path.isdir(os.path.dirname(self.root)):
+                return None
+            raise self._not_connected() from None
+        except OSError as error:
+            raise LibraryFault(
+                f"the library {self.text} can't be opened: {reason(error)}"
+            ) from error
+        return Folder(fd, self.text)
+
+    def names(self) -> list[bytes]:
+        """What has a name in it now; nothing, where it isn't there or can't be listed."""
+        try:
+            return [os.fsencode(name) for name in os.listdir(self.root)]
+        except OSError:
+            return []
+
     @property
     def text(self) -> str:
         return shown(os.fsencode(self.root))
+
+    def _not_connected(self) -> LibraryFault:
+        return LibraryFault(
+            f"the library {self.text} is not there, nor is the folder that it should be in; "
+            "is its disk connected?"
+        )
 
     def refuse_card(self, card: OpenCard) -> None:
         """Raises ``LibraryFault`` if the library lies on the card: that is never written to."""
@@ -84,6 +117,56 @@ class Library:
             if above == os.path.dirname(above):
                 return
             above = os.path.dirname(above)
+
+
+class Standing:
+    """Whether files stand in the library; it is opened when the first one is asked about.
+
+    Files are best asked about folder by folder: the last one's is kept open.
+    """
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._root: Folder | None = None
+        self._is_open = False
+        self._folder: Folder | None = None
+        self._path: bytes | None = None
+
+    def __enter__(self) -> Standing:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for folder in (self._folder, self._root):
+            if folder is not None:
+                os.close(folder.fd)
+
+    def holds(self, path: bytes, size_bytes: int) -> bool:
+        """Whether a regular file of this size is there, reached by no link.
+
+        Raises ``LibraryFault`` if that can't be seen, as when the library's disk is away.
+        """
+        if not self._is_open:
+            self._root, self._is_open = self._library.look(), True
+        if self._root is None:
+            return False
+        above, _, name = path.rpartition(b"/")
+        if above != self._path:
+            if self._folder is not None:
+                os.close(self._folder.fd)
+            self._folder, self._path = None, None
+            self._folder, self._path = self._root.find(above), above
+        if self._folder is None:
+            return False
+        try:
+            found = self._folder.status(name, path)
+        except FileFault:
+            return False
+        return found is not None and stat.S_ISREG(found.st_mode) and found.st_size == size_bytes
 
 
 class Folder:

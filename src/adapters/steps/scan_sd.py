@@ -55,8 +55,9 @@ class ScanSd:
                 files.append(entry)
                 if len(files) % REPORT_EVERY == 0:
                     context.progress(0.0, files=len(files), file=shown(entry.path))
+            fingerprint = _fingerprint(card)
             self._card_files.replace(context.ref, files)
-            return _summary(card, files, layouts)
+            return _summary(card, fingerprint, files, layouts)
 
     def _settled(self, context: StepContext) -> OpenCard:
         """The card, once it is there with something on it, or as it is when the wait is over."""
@@ -86,6 +87,13 @@ def _holds_anything(card: OpenCard) -> bool:
     try:
         with os.scandir(card.fd) as entries:
             return any(True for _ in entries)
+    except OSError as error:
+        raise CardFault(f"the card at {card.path_text} can't be read: {reason(error)}") from error
+
+
+def _fingerprint(card: OpenCard) -> str:
+    try:
+        return card.fingerprint()
     except OSError as error:
         raise CardFault(f"the card at {card.path_text} can't be read: {reason(error)}") from error
 
@@ -141,14 +149,20 @@ def _kind(path: bytes, name: bytes, found: os.stat_result, device: int) -> FileK
     return FileKind.SPECIAL
 
 
-def _summary(card: OpenCard, files: list[CardFile], layouts: set[str]) -> dict[str, Any]:
+def _summary(
+    card: OpenCard, fingerprint: str, files: list[CardFile], layouts: set[str]
+) -> dict[str, Any]:
     counts: Counter[FileKind] = Counter()
     sizes: Counter[FileKind] = Counter()
     for file in files:
         counts[file.kind] += 1
         sizes[file.kind] += file.size_bytes
     output: dict[str, Any] = {
-        "card": {"identity": card.card.identity, "label": card.card.label},
+        "card": {
+            "identity": card.card.identity,
+            "label": card.card.label,
+            "fingerprint": fingerprint,
+        },
         "layouts": sorted(layouts),
         "file_count": sum(counts[kind] for kind in COPIED_KINDS),
         "total_bytes": sum(sizes[kind] for kind in COPIED_KINDS),

@@ -26,7 +26,7 @@ def sd_ingest(
         "sd_ingest",
         [
             scan(ScanSd(cards, card_files)),
-            create(CreateJob(jobs, clock)),
+            create(CreateJob(jobs, clock, library)),
             copy(CopyFiles(cards, card_files, jobs, ledger, clock, library)),
         ],
         card=True,

@@ -32,6 +32,9 @@ CLIENT_TYPES = ("frontend", "detector")
 MAX_LAG_S = 5.0
 """How old a message may get before its follower counts as one that doesn't read."""
 
+FRESH_S = 1.0
+"""A follower that is sent something younger than this has caught up."""
+
 TRY_AGAIN_LATER = 1013
 GOING_AWAY = 1001
 POLICY_VIOLATION = 1008
@@ -84,12 +87,17 @@ class Hub:
                 {"since": error.since, "last_event_id": last, "message": error.message},
             )
             start = last
+        caught_up = False
         async with contextlib.aclosing(self._feed.follow(start)) as entries:
             async for entry in entries:
-                since_published = entry.published_at or self._clock.monotonic()
-                if self._clock.monotonic() - since_published > MAX_LAG_S:
+                now = self._clock.monotonic()
+                age_s = 0.0 if entry.published_at is None else now - entry.published_at
+                # Who comes back after a while begins with old messages; only who has been
+                # up to date and fallen behind since then is slow.
+                if caught_up and age_s > MAX_LAG_S:
                     await connection.close(TRY_AGAIN_LATER, "too slow; reconnect with since")
                     return
+                caught_up = caught_up or (entry.published_at is not None and age_s < FRESH_S)
                 await connection.send_text(entry.encoded(encode))
         await connection.close(GOING_AWAY, "the server is stopping")
 

@@ -41,7 +41,9 @@ def parse(text: str) -> Incoming:
         raise InvalidInput(f"the message is not JSON: {error}") from None
     if not isinstance(message, dict):
         raise InvalidInput("the message must be a JSON object with a type")
-    kind = message.get("type", message.get("command"))
+    kind = message.get("type")
+    if kind is None:
+        kind = message.get("command")
     if kind is None:
         raise InvalidInput("the message has no type", field="type")
     if not isinstance(kind, str):
@@ -59,7 +61,7 @@ def claimed_message_id(text: str) -> str | None:
         message = msgspec.json.decode(text[:MAX_FRAME_BYTES])
     except (msgspec.DecodeError, RecursionError):
         return None
-    for holder in (message, message.get("data") if isinstance(message, dict) else None):
+    for holder in (message.get("data") if isinstance(message, dict) else None, message):
         if isinstance(holder, dict) and isinstance(holder.get("message_id"), str):
             claimed: str = holder["message_id"]
             return claimed[:200]

@@ -190,14 +190,14 @@ async def test_a_start_that_cant_be_stored_is_tried_again() -> None:
     await trigger(engine, "a")
     await trigger(engine, "b")
     await settle()
-    update, failures = engine.executions.update, [Unavailable("full")] * 3
+    apply, failures = engine.executions.apply, [Unavailable("full")] * 3
 
     async def failing(execution_id: int, change: Any) -> Any:
         if execution_id == 2 and failures:
             raise failures.pop()
-        return await update(execution_id, change)
+        return await apply(execution_id, change)
 
-    engine.executions.update = failing
+    engine.executions.apply = failing
     shop.finish("a.x")
     for _ in range(3):
         await settle()

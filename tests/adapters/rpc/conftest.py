@@ -69,7 +69,7 @@ class WatchedFeed(Feed):
 class CardRoot:
     """``application.ports.Cards``: every card is below /cards."""
 
-    def locate(self, sd_path: object) -> str:
+    def locate(self, sd_path: object, *, anywhere: bool = False) -> str:
         if not isinstance(sd_path, str) or not sd_path.startswith("/cards/"):
             raise InvalidPath(f"{sd_path!r} is not below /cards", field="sd_path")
         return sd_path
@@ -113,6 +113,7 @@ class House:
             clock=self.clock,
             ids=Uuid7(),
             threads=self.threads,
+            library="/library",
         )
         self.status = Status(executions=self.executions, progress=board)
         self.retry = Retry(executions=self.executions, clock=self.clock)

@@ -43,7 +43,14 @@ class Rig:
         self.card.mkdir(parents=True)
         self.library = folder / "library"
         self.live: set[AttemptRef] = set()
-        self.jobs = MemoryJobs(self.live.__contains__, now=NoonClock().now)
+        self.busy: set[int] = set()
+        self.libraries: dict[int, str] = {}
+        self.jobs = MemoryJobs(
+            self.live.__contains__,
+            now=NoonClock().now,
+            busy=self.busy.__contains__,
+            library=self.libraries.get,
+        )
         self.card_files = MemoryCardFiles(self.live.__contains__)
         self.ledger = MemoryLedger(self.live.__contains__)
         self.cards = FsCards([str(self.mounts)])
@@ -69,10 +76,6 @@ class Rig:
         ref = AttemptRef(execution_id, step_name, self._attempts)
         self.live.add(ref)
 
-        def report(fraction: float, detail: dict[str, Any]) -> None:
-            self.reports.append((fraction, detail))
-            self.on_report(fraction, detail)
-
         return StepContext(
             ref=ref,
             execution_id=f"execution-{execution_id}",
@@ -80,18 +83,40 @@ class Rig:
             message_id=None,
             step_name=step_name,
             data=data,
-            report=report,
-            stopping=lambda: self.stopping(),
+            reports=self,
         )
 
+    # -- application.authoring.Reports -----------------------------------------------
+
+    def progress(self, fraction: float, detail: dict[str, Any]) -> None:
+        self.reports.append((fraction, detail))
+        self.on_report(fraction, detail)
+
+    def beat(self) -> None:
+        pass
+
+    def told(self) -> bool:
+        return self.stopping()
+
+    def wait(self, make: Any) -> None:
+        raise AssertionError("these steps spawn nothing and leave no checkpoint")
+
+    leave = spawn = wait
+
+    # -- the steps -------------------------------------------------------------------
+
     def scan(self, execution_id: int = 1, sd_path: object = None) -> dict[str, Any]:
-        data = {"sd_path": str(self.card) if sd_path is None else sd_path}
+        data = {
+            "sd_path": str(self.card) if sd_path is None else sd_path,
+            "library": str(self.library),
+        }
+        self.libraries[execution_id] = str(self.library)
         step = ScanSd(self.cards, self.card_files, wait=self.waits.append)
         return data | step(self.context("scan_sd", execution_id, data))
 
     def create_job(self, execution_id: int, data: dict[str, Any]) -> dict[str, Any]:
         context = self.context("create_job", execution_id, data)
-        return data | CreateJob(self.jobs, NoonClock())(context)
+        return data | CreateJob(self.jobs, NoonClock(), str(self.library))(context)
 
     def copy(self, execution_id: int, data: dict[str, Any]) -> dict[str, Any]:
         step = CopyFiles(

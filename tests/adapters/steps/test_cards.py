@@ -99,6 +99,59 @@ def test_a_root_may_be_reached_by_a_link_and_both_spellings_are_one_card(
         assert card.path == f"{mounts}/A001"
 
 
+def test_a_person_s_word_is_taken_wherever_the_roots_are(
+    cards: FsCards, mounts: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to("mounts/A001")
+    (tmp_path / "up").symlink_to(mounts)
+    for named, located in (
+        (mounts, mounts),
+        (f"{tmp_path}/elsewhere", f"{tmp_path}/elsewhere"),
+        (f"{tmp_path}//./link/", f"{mounts}/A001"),
+        (f"{tmp_path}/up/A001/DCIM", f"{mounts}/A001/DCIM"),
+        (f"{tmp_path}/not/yet", f"{tmp_path}/not/yet"),
+    ):
+        assert cards.locate(str(named), anywhere=True) == str(located)
+    with cards.open(cards.locate(str(mounts), anywhere=True)) as card:
+        assert card.path == str(mounts)
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        (None, "not text"),
+        (["{}/A001"], "not text"),
+        ("", "empty"),
+        ("{}/A\0001", "NUL"),
+        ("{}/A\ud800", "encoded"),
+        ("A001", "not absolute"),
+        ("{}/A001/..", "contains .."),
+        ("/", "root of the file system"),
+        ("//./", "root of the file system"),
+        ("{}/to_root", "root of the file system"),
+        ("{}/to_bytes", "encoded"),
+        ("{}/loop", "symbolic link"),
+        ("{}/" + "x" * 300, "too long"),
+        ("{}/" + "x/" * 3000, "too long"),
+    ],
+)
+def test_not_everything_is_a_card_on_a_person_s_word(
+    cards: FsCards, mounts: Path, path: object, why: str
+) -> None:
+    (mounts / "to_root").symlink_to("/")
+    os.symlink(b"\xff", os.fsencode(mounts / "to_bytes"))
+    (mounts / "loop").symlink_to("loop")
+    if isinstance(path, str):
+        path = path.replace("{}", str(mounts))
+    with pytest.raises(InvalidPath, match=why) as refused:
+        cards.locate(path, anywhere=True)
+    assert refused.value.field == "sd_path"
+    assert "RUSHES_CARD_ROOTS" not in refused.value.message
+    refused.value.message.encode()
+    assert len(refused.value.message) < 1_000
+
+
 def test_the_deepest_of_nested_roots_counts(mounts: Path, tmp_path: Path) -> None:
     cards = FsCards([str(tmp_path), str(mounts)])
     assert cards.locate(f"{mounts}/A001") == f"{mounts}/A001"
@@ -232,6 +285,58 @@ def test_a_failing_file_is_a_lost_card_only_if_the_card_is_gone(
         assert isinstance(card.fault(OSError(5, "EIO"), b"clip"), CardLost)
         root.mkdir()
         assert isinstance(card.fault(OSError(5, "EIO"), b"clip"), CardLost)
+
+
+def fingerprint(cards: FsCards, path: Path) -> str:
+    with cards.open(str(path)) as card:
+        return card.fingerprint()
+
+
+def taken_for_the_same(cards: FsCards, path: Path, then: str) -> bool:
+    with cards.open(str(path)) as card:
+        return card.is_as(then)
+
+
+def test_a_folder_is_the_same_card_whatever_has_come_into_it(cards: FsCards, mounts: Path) -> None:
+    then = fingerprint(cards, mounts / "A001")
+    (mounts / "A001" / "new.mp4").touch()
+    assert taken_for_the_same(cards, mounts / "A001", then)
+
+
+def test_another_folder_in_its_place_is_another_card(cards: FsCards, mounts: Path) -> None:
+    then = fingerprint(cards, mounts / "A001")
+    (mounts / "A001").rename(mounts / "kept")  # so that its inode isn't given out again
+    (mounts / "A001" / "DCIM").mkdir(parents=True)
+    assert not taken_for_the_same(cards, mounts / "A001", then)
+
+
+def test_on_another_device_number_the_listing_decides(cards: FsCards, mounts: Path) -> None:
+    card = mounts / "A001"
+    (card / "clip.mp4").write_bytes(b"x")
+    os.utime(card / "clip.mp4", (900, 900))
+    _, *rest = fingerprint(cards, card).split(":")
+    remounted = ":".join(["ffff", *rest])
+    assert taken_for_the_same(cards, card, remounted)
+    os.utime(card / "clip.mp4", (1_800, 1_800))  # another time zone
+    (card / ".Trashes").mkdir()  # what an operating system leaves
+    os.utime(card, (5, 5))
+    assert taken_for_the_same(cards, card, remounted)
+    os.utime(card / "clip.mp4", (1_860, 1_860))
+    assert not taken_for_the_same(cards, card, remounted)
+    os.utime(card / "clip.mp4", (900, 900))
+    (card / "another.mp4").touch()
+    assert not taken_for_the_same(cards, card, remounted)
+
+
+def test_a_mount_s_root_is_told_by_its_listing_alone(
+    cards: FsCards, mounts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every FAT card's root has inode 1, and the next card in a slot gets the device's number."""
+    then = fingerprint(cards, mounts / "A001")
+    monkeypatch.setattr("adapters.steps.cards.is_mounted", lambda fd: True)
+    assert taken_for_the_same(cards, mounts / "A001", then)
+    (mounts / "A001" / "clip.mp4").touch()
+    assert not taken_for_the_same(cards, mounts / "A001", then)
 
 
 def test_no_descriptor_is_left_open(cards: FsCards, mounts: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def test_a_card_arrives_whole_and_verified(rig: Rig) -> None:
         "copied_files": 6,
         "copied_bytes": sum(map(len, wanted.values())),
         "known_files": 0,
+        "missing_files": 0,
         "verified": 6,
         "job_folder": str(rig.job),
         "left_out": {"junk": 1, "link": 1},
@@ -164,14 +166,283 @@ def test_an_empty_card_makes_not_even_a_library(rig: Rig) -> None:
     assert not rig.library.exists()
 
 
-def test_what_was_deleted_from_the_library_stays_known(
+def test_what_was_deleted_from_the_library_stays_known_and_is_never_said_to_be_there(
     rig: Rig, volume: Callable[[str], None]
 ) -> None:
     shoot(rig, 1)
     rig.ingest(1)
+    (rig.job / "DCIM/100GOPRO/GX010001.THM").unlink()
+    output = rig.ingest(2)
+    assert (output["copied_files"], output["known_files"], output["missing_files"]) == (0, 1, 1)
+    assert output["missing"] == ["DCIM/100GOPRO/GX010001.THM"]
+    assert output["library_note"] == (
+        "1 file was imported earlier and is no longer in the library: DCIM/100GOPRO/GX010001.THM"
+    )
+    assert list(rig.arrived()) == [b"2026-11-22_A001/DCIM/100GOPRO/GX010001.MP4"]
+
     subprocess.run(["rm", "-r", rig.job], check=True)
-    assert rig.ingest(2)["known_files"] == 2
+    output = rig.ingest(3)
+    assert (output["copied_files"], output["known_files"], output["missing_files"]) == (0, 0, 2)
+    assert output["library_note"].startswith(
+        "2 files were imported earlier and are no longer in the library: DCIM/"
+    )
     assert rig.arrived() == {}
+    assert rig.jobs.get(3).status is JobStatus.COPIED
+
+    subprocess.run(["rmdir", rig.library], check=True)
+    assert rig.ingest(4)["missing_files"] == 2
+    assert not rig.library.exists()
+
+
+@pytest.mark.parametrize("instead", ["other size", "folder", "link", "linked folder", "fifo"])
+def test_only_the_file_itself_counts_as_being_in_the_library(
+    rig: Rig, volume: Callable[[str], None], instead: str
+) -> None:
+    rig.put("DCIM/clip.mp4", b"footage")
+    rig.ingest(1)
+    place = rig.job / "DCIM/clip.mp4"
+    kept = rig.library / "kept"
+    if instead == "linked folder":
+        place.parent.rename(kept)
+        place.parent.symlink_to(kept)
+    else:
+        place.rename(kept)
+    if instead == "other size":
+        place.write_bytes(b"foot")
+    elif instead == "folder":
+        place.mkdir()
+    elif instead == "link":
+        place.symlink_to(kept)
+    elif instead == "fifo":
+        os.mkfifo(place)
+    output = rig.ingest(2)
+    assert (output["copied_files"], output["known_files"], output["missing_files"]) == (0, 0, 1)
+
+
+def test_what_the_hash_makes_known_is_looked_for_as_well(rig: Rig) -> None:
+    shoot(rig, 1)
+    rig.ingest(1)
+    (rig.job / "DCIM/100GOPRO/GX010001.THM").unlink()
+    output = rig.ingest(2)
+    assert (output["copied_files"], output["known_files"], output["missing_files"]) == (0, 1, 1)
+
+
+def test_one_of_several_copies_is_enough(rig: Rig, volume: Callable[[str], None]) -> None:
+    rig.put("clip.mp4", b"footage")
+    rig.ingest(1)
+    (copy,) = rig.ledger.copies
+    (context,) = [ref for ref in rig.live if ref.step_key == "copy_files"]
+    rig.ledger.record(context, 1, [replace(copy, path=b"moved/clip.mp4")])
+    (rig.library / "moved").mkdir()
+    (rig.job / "clip.mp4").rename(rig.library / "moved/clip.mp4")
+    assert rig.ingest(2)["known_files"] == 1
+
+
+def test_missing_files_are_named_up_to_a_bound_and_printably(
+    rig: Rig, volume: Callable[[str], None]
+) -> None:
+    for number in range(25):
+        rig.put(b"\x1b\xff" + b"n" * 245 + b"/" + b"%02d" % number + b"x" * 250)
+    rig.ingest(1)
+    subprocess.run(["rm", "-r", rig.job], check=True)
+    output = rig.ingest(2)
+    assert output["missing_files"] == 25
+    assert len(output["missing"]) == 20
+    assert output["library_note"].endswith(" and 5 more")
+    assert "25 files were imported earlier" in output["library_note"]
+    assert output["library_note"].isprintable()
+    assert len(json.dumps(output)) < 25_000
+
+
+def test_a_failed_copy_names_what_is_missing_too(rig: Rig, volume: Callable[[str], None]) -> None:
+    rig.put("gone.mp4")
+    rig.put("kept.mp4")
+    rig.ingest(1)
+    (rig.job / "gone.mp4").unlink()
+    rig.put("new.mp4")
+    data = rig.ready(2)
+    (rig.card / "new.mp4").unlink()
+    with pytest.raises(FilesMissing) as missing:
+        rig.copy(2, data)
+    assert "1 of 3 files could not be copied (1 are in the library)" in str(missing.value)
+    assert "1 file was imported earlier and is no longer in the library: gone.mp4" in str(
+        missing.value
+    )
+
+
+def test_what_is_in_one_library_is_new_to_another(rig: Rig, volume: Callable[[str], None]) -> None:
+    wanted = shoot(rig, 1)
+    rig.ingest(1)
+    rig.library = rig.library.parent / "disk2"
+    output = rig.ingest(2)
+    assert (output["copied_files"], output["known_files"], output["missing_files"]) == (2, 0, 0)
+    assert rig.arrived() == {
+        path.replace(b"_A001", b"_A001-2"): content for path, content in wanted.items()
+    }
+
+
+def test_known_files_of_a_library_whose_disk_is_away_are_not_said_to_be_gone(
+    rig: Rig, volume: Callable[[str], None]
+) -> None:
+    disk = rig.library / "disk"
+    disk.mkdir(parents=True)
+    rig.library = disk / "library"
+    shoot(rig, 1)
+    rig.ingest(1)
+    disk.rename(disk.parent / "unplugged")
+    data = rig.ready(2)
+    with pytest.raises(LibraryFault, match="is its disk connected"):
+        rig.copy(2, data)
+    (disk.parent / "unplugged").rename(disk)
+    assert rig.copy(2, data)["known_files"] == 2
+
+
+def test_footage_goes_where_the_execution_s_library_is(rig: Rig) -> None:
+    """Whoever takes the execution up again, with whatever settings."""
+    wanted = shoot(rig, 1)
+    data = rig.ready()
+    first = rig.library
+    rig.library = first.parent / "of another server"
+    output = rig.copy(1, data)
+    assert output["job_folder"] == f"{first}/2026-11-22_A001"
+    assert "library" not in output
+    assert not rig.library.exists()
+    assert {copy.destination for copy in rig.ledger.copies} == {str(first)}
+    rig.library = first
+    assert rig.arrived() == wanted
+
+
+def test_an_execution_from_before_libraries_were_recorded_uses_the_server_s(rig: Rig) -> None:
+    wanted = shoot(rig, 1)
+    data = rig.ready()
+    del data["library"]
+    rig.copy(1, data)
+    assert rig.arrived() == wanted
+
+
+def killed(rig: Rig, monkeypatch: pytest.MonkeyPatch, execution_id: int) -> dict[str, Any]:
+    """An attempt that dies after a first file, with a part of the second left behind."""
+    data = rig.ready(execution_id)
+
+    def die(*arguments: object, **options: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as crashing:
+        crashing.setattr("adapters.steps.kernel.sync_file", die)
+        crashing.setattr("adapters.steps.kernel.sync_file_system", die)
+        crashing.setattr(os, "unlink", die)
+        with pytest.raises(Crash):
+            rig.copy(execution_id, data)
+    return data
+
+
+def parts(rig: Rig) -> list[bytes]:
+    return [path for path in rig.arrived() if path.endswith(b".part")]
+
+
+def test_parts_of_a_killed_run_go_when_the_card_is_ingested_anew(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.put("DCIM/clip.mp4", b"footage")
+    rig.put("loose.mp4", b"loose")
+    rig.put(f"DCIM/clip.mp4{PART}", b"a file of the card that looks like a part")
+    killed(rig, monkeypatch, 1)
+    old = rig.library / "2026-11-22_A001"
+    assert parts(rig)
+    (old / "DCIM").mkdir(exist_ok=True)
+    (old / f"DCIM/clip.mp4{PART}").write_bytes(b"whole, and named as on the card")
+    (old / "DCIM/clip.mp4.00000001.part").write_bytes(b"half")
+    kept = ["clip.mp4.part", "other.mp4.deadbeef.part", "clip.mp4.DEADBEEF.part", "clip.mp4.bad"]
+    for name in kept:
+        (old / "DCIM" / name).write_bytes(b"not ours")
+    (old / "DCIM/clip.mp4.11111111.part").symlink_to("/etc/passwd")
+    (old / "DCIM/clip.mp4.22222222.part").mkdir()
+    assert rig.ingest(2)["copied_files"] == 3
+    assert sorted(os.listdir(old / "DCIM")) == sorted(
+        [*kept, f"clip.mp4{PART}", "clip.mp4.11111111.part", "clip.mp4.22222222.part"]
+    )
+    assert not list(old.glob("*.part"))
+
+
+def test_parts_are_left_to_whoever_is_at_work_or_in_another_library(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.put("clip.mp4", b"footage")
+    killed(rig, monkeypatch, 1)
+    rig.busy.add(1)
+    rig.ingest(2)
+    assert len(parts(rig)) == 1
+    rig.busy.clear()
+    rig.libraries[1] = "/another"  # this folder of its job's name is somebody else's
+    rig.ingest(3)
+    assert len(parts(rig)) == 1
+    rig.libraries[1] = str(rig.library)
+    rig.ingest(4)
+    assert parts(rig) == []
+
+
+def test_a_swept_folder_that_is_a_link_now_is_not_followed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.put("clip.mp4", b"footage")
+    killed(rig, monkeypatch, 1)
+    elsewhere = rig.library.parent / "elsewhere"
+    rig.job.rename(elsewhere)
+    rig.job.symlink_to(elsewhere)
+    rig.ingest(2)
+    assert len(list(elsewhere.glob("*.part"))) == 1
+
+
+def test_a_folder_that_can_t_be_swept_does_not_stop_the_copy(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.put("clip.mp4", b"footage")
+    killed(rig, monkeypatch, 1)
+
+    def refuse(self: Folder, ours: object) -> None:
+        if self.text.endswith("A001"):
+            raise LibraryFault("no")
+
+    monkeypatch.setattr(Folder, "remove_leftovers", refuse)
+    assert rig.ingest(2)["copied_files"] == 1
+
+
+def test_another_card_at_the_path_without_a_name_of_its_own_is_refused(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shoot(rig)
+    data = rig.ready()
+    rig.card.rename(rig.mounts / "pulled")
+    shoot(rig)
+
+    def read(self: OpenCard, path: bytes) -> int:
+        raise AssertionError("read before it was refused")
+
+    with monkeypatch.context() as watching:
+        watching.setattr(OpenCard, "open_file", read)
+        with pytest.raises(AnotherCard, match=f"another card is at {rig.card}.*new run"):
+            rig.copy(1, data)
+    assert not rig.library.exists()
+    subprocess.run(["rm", "-r", rig.card], check=True)
+    (rig.mounts / "pulled").rename(rig.card)
+    assert rig.copy(1, data)["copied_files"] == 6
+
+
+def test_an_execution_from_before_fingerprints_goes_on(rig: Rig) -> None:
+    shoot(rig)
+    data = rig.ready()
+    del data["card"]["fingerprint"]
+    rig.card.rename(rig.mounts / "pulled")
+    subprocess.run(["cp", "-a", rig.mounts / "pulled", rig.card], check=True)
+    assert rig.copy(1, data)["copied_files"] == 6
+
+
+def test_a_volume_is_told_by_its_own_name_only(rig: Rig, volume: Callable[[str], None]) -> None:
+    shoot(rig)
+    data = rig.ready()
+    rig.card.rename(rig.mounts / "pulled")
+    subprocess.run(["cp", "-a", rig.mounts / "pulled", rig.card], check=True)
+    assert rig.copy(1, data)["copied_files"] == 6
 
 
 def test_on_a_card_without_identity_the_hash_decides(rig: Rig) -> None:
@@ -346,12 +617,13 @@ def test_what_is_there_already_is_never_overwritten(rig: Rig) -> None:
     rig.put("DCIM/size.mp4", b"footage")
     rig.put("DCIM/folder.mp4", b"footage")
     rig.put("DCIM/good.mp4", b"good")
+    data = rig.ready()
     (rig.job / "DCIM").mkdir(parents=True)
     (rig.job / "DCIM/clip.mp4").write_bytes(b"FOOTAGE")
     (rig.job / "DCIM/size.mp4").write_bytes(b"of another size")
     (rig.job / "DCIM/folder.mp4").mkdir()
     with pytest.raises(FilesMissing) as missing:
-        rig.ingest()
+        rig.copy(1, data)
     for name in ("clip", "size", "folder"):
         assert (
             f"DCIM/{name}.mp4: {rig.job}/DCIM/{name}.mp4 exists and is not the same; "
@@ -366,10 +638,11 @@ def test_what_is_there_already_is_never_overwritten(rig: Rig) -> None:
 def test_a_file_in_a_folder_s_place_fails_only_what_goes_there(rig: Rig) -> None:
     rig.put("DCIM/clip.mp4")
     rig.put("clip.mp4")
+    data = rig.ready()
     rig.job.mkdir(parents=True)
     (rig.job / "DCIM").write_bytes(b"a file")
     with pytest.raises(FilesMissing, match=r"1 of 2 .*DCIM exists and is no folder"):
-        rig.ingest()
+        rig.copy(1, data)
     assert (rig.job / "DCIM").read_bytes() == b"a file"
 
 
@@ -404,6 +677,7 @@ def test_a_crash_between_publishing_and_the_ledger_is_made_good(
 def test_parts_that_a_crash_left_are_removed_and_nothing_else_is(rig: Rig) -> None:
     rig.put("DCIM/clip.mp4", b"footage")
     rig.put(f"DCIM/clip.mp4{PART}", b"a file of the card that looks like a part")
+    data = rig.ready()
     folder = rig.job / "DCIM"
     folder.mkdir(parents=True)
     (folder / "clip.mp4.deadbeef.part").write_bytes(b"half")
@@ -412,7 +686,7 @@ def test_parts_that_a_crash_left_are_removed_and_nothing_else_is(rig: Rig) -> No
         (folder / name).write_bytes(b"not ours")
     (folder / "clip.mp4.00000000.part").mkdir()
     (folder / "clip.mp4.11111111.part").symlink_to("/etc/passwd")
-    assert rig.ingest()["copied_files"] == 2
+    assert rig.copy(1, data)["copied_files"] == 2
     left = [*others, "clip.mp4.00000000.part", "clip.mp4.11111111.part"]
     assert sorted(os.listdir(folder)) == sorted(["clip.mp4", f"clip.mp4{PART}", *left])
     inode = (folder / f"clip.mp4{PART}").stat().st_ino
@@ -561,9 +835,10 @@ def test_too_little_room_is_found_before_anything_is_written(rig: Rig) -> None:
 
 def test_what_a_crash_left_takes_no_room_from_the_retry(rig: Rig, small_library: Path) -> None:
     rig.put("clip.mp4", b"x" * (5 << 19))
+    data = rig.ready()
     rig.job.mkdir()
     (rig.job / f"clip.mp4{PART}").write_bytes(b"y" * (5 << 19))
-    assert rig.ingest()["copied_files"] == 1
+    assert rig.copy(1, data)["copied_files"] == 1
 
 
 def test_a_library_that_fills_up_on_the_way_says_so_and_keeps_no_part(

@@ -43,7 +43,7 @@ def test_a_long_label_is_cut_between_characters() -> None:
 def test_the_job_carries_the_scan_s_card_and_counts(rig: Rig) -> None:
     rig.put("clip.mp4", b"12345")
     context = rig.context("create_job", 1, rig.scan())
-    output = CreateJob(rig.jobs, NoonClock())(context)
+    output = CreateJob(rig.jobs, NoonClock(), str(rig.library))(context)
     assert output == {"job_id": 1, "job_name": "2026-11-22_A001"}
     assert context.job_id == 1
     job = rig.jobs.get(1)
@@ -68,4 +68,37 @@ def test_an_attempt_that_is_over_makes_no_job(rig: Rig) -> None:
     context = rig.context("create_job", 1, rig.scan())
     rig.live.clear()
     with pytest.raises(AttemptOver):
-        CreateJob(rig.jobs, NoonClock())(context)
+        CreateJob(rig.jobs, NoonClock(), str(rig.library))(context)
+
+
+def test_a_name_that_is_taken_on_the_disk_is_passed_over(rig: Rig) -> None:
+    for name in ("2026-11-22_A001", "2026-11-22_a001-2"):  # whatever the file system folds
+        (rig.library / name).mkdir(parents=True)
+    (rig.library / "2026-11-22_A001-3").symlink_to("nowhere")
+    data = rig.scan()
+    assert rig.create_job(1, data)["job_name"] == "2026-11-22_A001-4"
+    (rig.library / "2026-11-22_A001-4").mkdir()
+    assert rig.create_job(1, data)["job_name"] == "2026-11-22_A001-4"  # that is its own
+
+
+def test_the_disk_that_is_looked_at_is_the_execution_s_library(rig: Rig) -> None:
+    data = rig.scan() | {"library": str(rig.library.parent / "other")}
+    (rig.library / "2026-11-22_A001").mkdir(parents=True)
+    assert rig.create_job(1, data)["job_name"] == "2026-11-22_A001"
+
+
+def test_a_library_that_is_not_there_is_not_made_for_a_name(rig: Rig) -> None:
+    assert rig.create_job(1, rig.scan())["job_name"] == "2026-11-22_A001"
+    assert not rig.library.exists()
+
+
+def test_a_second_server_s_job_gets_a_folder_of_its_own(rig: Rig) -> None:
+    rig.put("DCIM/clip.mp4", b"of the first server")
+    rig.ingest(1)
+    rig.jobs, rig.ledger = (
+        type(rig.jobs)(rig.live.__contains__),
+        type(rig.ledger)(rig.live.__contains__),
+    )
+    rig.put("DCIM/clip.mp4", b"of the second")
+    assert rig.ingest(1)["job_folder"] == f"{rig.job}-2"
+    assert sorted(rig.arrived().values()) == [b"of the first server", b"of the second"]

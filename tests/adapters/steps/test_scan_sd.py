@@ -39,6 +39,9 @@ def test_a_card_is_listed_whole_and_counted(rig: Rig) -> None:
         "junk": {"files": 3, "bytes": 1},
     }
     assert data["excluded"] == 3
+    fingerprint = data["card"].pop("fingerprint")
+    assert len(fingerprint) < 100
+    assert fingerprint == rig.scan()["card"]["fingerprint"]
     assert data["card"] == {"identity": f"path:{rig.card}", "label": "A001"}
     assert "note" not in data
     assert inventory(rig)[b"DCIM/100GOPRO/GX010001.MP4"] == CardFile(

@@ -1,0 +1,225 @@
+"""``Executions`` in memory: the port's contract and nothing else. Every change is a commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+from application.ports import AttemptRef, Change, Dispatcher, Query, Started, Triggered
+from application.transition import Transition, fact_data, start_ready, transition
+from domain.errors import CardBusy, ExecutionNotFound, MessageConflict, Unavailable
+from domain.events import RecordedFact
+from domain.execution import Execution
+from domain.step import StepStatus
+
+Publish = Callable[[Sequence[RecordedFact]], None]
+
+
+class MemoryExecutions:
+    """refuse_commits: so many of the next commits fail. commits: so many did not."""
+
+    def __init__(self) -> None:
+        self.refuse_commits = 0
+        self.commits = 0
+        self._executions: dict[int, Execution] = {}
+        self._messages: dict[str, tuple[int, str]] = {}
+        self._facts: list[RecordedFact] = []
+        self._dispatcher: Dispatcher | None = None
+        self._publish: Publish = lambda facts: None
+
+    async def open(self, dispatcher: Dispatcher, publish: Publish) -> None:
+        self._dispatcher, self._publish = dispatcher, publish
+
+    async def close(self) -> None:
+        self._dispatcher = None
+
+    async def trigger(self, execution: Execution, contents_hash: str) -> Triggered:
+        draft = own(execution)
+        dispatcher = await self._turn()
+        if draft.message_id is not None and draft.message_id in self._messages:
+            owner, digest = self._messages[draft.message_id]
+            if digest != contents_hash:
+                raise MessageConflict(draft.message_id)
+            return Triggered(own(self._executions[owner]), "message")
+        holder = self._holder(draft.card_key)
+        if holder is not None and holder.id is not None:
+            if draft.message_id is not None:
+                self._commit()
+                self._messages[draft.message_id] = (holder.id, contents_hash)
+            return Triggered(own(holder), "card")
+        draft.id = len(self._executions) + 1
+        stored = self._store(Transition(draft, start_ready(draft, dispatcher)))
+        if draft.message_id is not None:
+            self._messages[draft.message_id] = (draft.id, contents_hash)
+        return Triggered(own(stored), None)
+
+    async def update(self, execution_id: int, change: Change) -> Execution:
+        dispatcher = await self._turn()
+        before = own(self._find(execution_id))
+        moved = transition(before, change, dispatcher)
+        if moved.draft.active and not before.active:
+            holder = self._holder(moved.draft.card_key)
+            if holder is not None:
+                self._withdraw(moved)
+                raise CardBusy(str(holder.card_key), holder.uuid)
+        after = self._store(moved) if moved.draft.differs_from(before) else before
+        look_at = moved.draft.next_look_at()
+        if look_at is not None:
+            dispatcher.look_again(execution_id, look_at)
+        return own(after)
+
+    async def apply(self, execution_id: int, change: Change) -> None:
+        await self.update(execution_id, change)
+
+    async def get(self, reference: str | int) -> Execution:
+        await self._turn()
+        if isinstance(reference, int):
+            return own(self._find(reference))
+        for execution in self._executions.values():
+            if execution.uuid == reference:
+                return own(execution)
+        raise ExecutionNotFound(reference)
+
+    async def list(self, query: Query) -> Sequence[Execution]:
+        await self._turn()
+        owner = 0
+        if query.message_id is not None:
+            owner, _ = self._messages.get(query.message_id, (-1, ""))
+        found = [
+            own(execution)
+            for execution_id, execution in sorted(self._executions.items(), reverse=True)
+            if (query.status is None or execution.status is query.status)
+            and (query.pipeline_type is None or execution.definition.type == query.pipeline_type)
+            and owner in (0, execution_id)
+            and (query.before is None or execution_id < query.before)
+        ]
+        return found[: query.limit]
+
+    async def unfinished(self) -> Sequence[int]:
+        await self._turn()
+        return [key for key, execution in self._executions.items() if execution.unfinished]
+
+    async def facts(
+        self, since: int, limit: int, execution_id: int | None = None
+    ) -> Sequence[RecordedFact]:
+        await self._turn()
+        found = [
+            deepcopy(fact)
+            for fact in self._facts
+            if fact.id > since and execution_id in (None, fact.execution_id)
+        ]
+        return found[:limit]
+
+    async def fact_bounds(self) -> tuple[int, int]:
+        await self._turn()
+        return (0, len(self._facts))
+
+    def stands(self, reference: str | int) -> Execution:
+        """The last committed state, at once. Raises ``ExecutionNotFound``."""
+        for execution in self._executions.values():
+            if reference in (execution.id, execution.uuid):
+                return own(execution)
+        raise ExecutionNotFound(reference)
+
+    def runs(self, attempt: AttemptRef) -> bool:
+        """The fence, for the ports about footage."""
+        execution = self._executions.get(attempt.execution_id)
+        step = None if execution is None else execution.steps.get(attempt.step_key)
+        return (
+            step is not None
+            and step.status is StepStatus.RUNNING
+            and step.attempt == attempt.attempt
+        )
+
+    def busy(self, execution_id: int) -> bool:
+        """Whether it is active, or any step of it still runs."""
+        execution = self._find(execution_id)
+        running = (step.status is StepStatus.RUNNING for step in execution.steps.values())
+        return execution.active or any(running)
+
+    def data(self, execution_id: int) -> Mapping[str, Any]:
+        return self._find(execution_id).data
+
+    # -- inside ------------------------------------------------------------------
+
+    async def _turn(self) -> Dispatcher:
+        """Others have their turn first, as they would while a real store works."""
+        self._open()
+        await asyncio.sleep(0)
+        return self._open()
+
+    def _open(self) -> Dispatcher:
+        if self._dispatcher is None:
+            raise Unavailable("the store is closed")
+        return self._dispatcher
+
+    def _find(self, execution_id: int) -> Execution:
+        if execution_id not in self._executions:
+            raise ExecutionNotFound(execution_id)
+        return self._executions[execution_id]
+
+    def _holder(self, card_key: str | None) -> Execution | None:
+        for execution in self._executions.values():
+            if card_key is not None and execution.card_key == card_key and execution.active:
+                return execution
+        return None
+
+    def _commit(self) -> None:
+        if self.refuse_commits:
+            self.refuse_commits -= 1
+            raise Unavailable("the commit failed")
+        self.commits += 1
+
+    def _withdraw(self, moved: Transition) -> None:
+        if moved.admitted:
+            assert moved.draft.id is not None
+            self._open().withdraw(moved.draft.id, [step.key for step in moved.admitted])
+
+    def _store(self, moved: Transition) -> Execution:
+        try:
+            self._commit()
+        except Unavailable:
+            self._withdraw(moved)
+            raise
+        stored = own(moved.draft)
+        assert stored.id is not None
+        stored.version += 1
+        facts = [
+            RecordedFact(
+                id=number,
+                execution_id=stored.id,
+                type=fact.type,
+                step_key=fact.subject,
+                data=fact_data(stored, fact),
+                occurred_at=fact.at,
+            )
+            for number, fact in enumerate(stored.recorded, start=len(self._facts) + 1)
+        ]
+        stored.recorded = []
+        self._executions[stored.id] = stored
+        self._facts.extend(facts)
+        if facts:
+            self._publish(deepcopy(facts))
+        if moved.admitted:
+            self._open().launch([Started(stored, step) for step in moved.admitted])
+        return stored
+
+
+def own(execution: Execution) -> Execution:
+    """A copy that shares nothing with it that could be changed."""
+    copied = execution.copy()
+    copied.recorded = list(execution.recorded)
+    copied.data = deepcopy(execution.data)
+    copied.steps = {
+        key: replace(
+            step,
+            output=deepcopy(step.output),
+            params=deepcopy(step.params),
+            checkpoint=deepcopy(step.checkpoint),
+        )
+        for key, step in execution.steps.items()
+    }
+    return copied

@@ -1,0 +1,137 @@
+"""What a step waits for: named steps, and whole families of steps that are still being made.
+
+A *family* is all steps that are spawned from one dynamic specification while an
+execution runs: ``probe:A001``, ``probe:A002``. Who waits for ``probe:*`` waits for
+all of them, and nobody can know that they are all there before those that may
+spawn them have ended. So a family is *closed* once every step that declares to
+spawn it has ended (and, if those are a family themselves, once that one is
+closed); only then can ``probe:*`` be satisfied, empty or not.
+
+These are questions about a mapping of steps; nothing here changes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from domain.definition import PipelineDefinition, family_of
+from domain.step import Step
+
+Steps = Mapping[str, Step]
+
+
+def is_satisfied(definition: PipelineDefinition, steps: Steps, step: Step) -> bool:
+    """Whether everything that the step depends on, and comes after, lets it start."""
+    for name in step.depends_on:
+        family = family_of(name)
+        if family is None:
+            if not steps[name].satisfies:
+                return False
+        elif not is_closed(definition, steps, family) or not all(
+            member.satisfies for member in members(steps, family)
+        ):
+            return False
+    for name in step.after:
+        family = family_of(name)
+        if family is None:
+            if not steps[name].ended:
+                return False
+        elif not is_closed(definition, steps, family) or not all(
+            member.ended for member in members(steps, family)
+        ):
+            return False
+    return True
+
+
+def is_closed(definition: PipelineDefinition, steps: Steps, family: str) -> bool:
+    """Whether nobody can spawn another step of the family."""
+    for spec in definition.spawners(family):
+        if spec.dynamic and not is_closed(definition, steps, spec.name):
+            return False
+        if not all(step.ended for step in members(steps, spec.name)):
+            return False
+    return True
+
+
+def members(steps: Steps, name: str) -> Iterator[Step]:
+    """The steps of that name: one, or a family."""
+    return (step for step in steps.values() if step.name == name)
+
+
+def waited_for(steps: Steps, names: tuple[str, ...]) -> Iterator[Step]:
+    """The steps that these names stand for, as far as they are there."""
+    for name in names:
+        family = family_of(name)
+        if family is None:
+            yield steps[name]
+        else:
+            yield from members(steps, family)
+
+
+def depends_on(step: Step, other: Step) -> bool:
+    """Whether the step can't start without the other's success."""
+    return other.key in step.depends_on or (
+        other.spec.dynamic and f"{other.name}:*" in step.depends_on
+    )
+
+
+def has_failed_above(steps: Steps, step: Step, failed: frozenset[str]) -> bool:
+    """Whether one of the steps in states that never satisfy is somewhere above this one."""
+    seen: set[str] = set()
+    above = list(waited_for(steps, step.depends_on))
+    while above:
+        other = above.pop()
+        if other.key in seen or other.satisfies:
+            continue
+        if other.key in failed:
+            return True
+        seen.add(other.key)
+        above.extend(waited_for(steps, other.depends_on))
+    return False
+
+
+def would_wait_for_itself(steps: Steps, step: Step) -> bool:
+    """Whether a step that is to be spawned waits for something that waits for its family."""
+    own = f"{step.name}:*"
+    seen: set[str] = set()
+    names = [*step.depends_on, *step.after]
+    if own in names:
+        return True
+    above = list(waited_for(steps, tuple(names)))
+    while above:
+        other = above.pop()
+        if other.key in seen:
+            continue
+        seen.add(other.key)
+        names = [*other.depends_on, *other.after]
+        if own in names:
+            return True
+        above.extend(waited_for(steps, tuple(names)))
+    return False
+
+
+def downstream(definition: PipelineDefinition, steps: Steps, key: str) -> frozenset[str]:
+    """The keys of a step, of all that waits for it, and of all that these may have spawned."""
+    found = {key}
+    grown = True
+    while grown:
+        grown = False
+        names = {steps[each].name for each in found}
+        families = {
+            family
+            for name in names
+            for spec in (definition.spec(name),)
+            if spec is not None
+            for family in spec.spawns
+        }
+        for step in steps.values():
+            if step.key in found:
+                continue
+            waits = {other.key for other in waited_for(steps, (*step.depends_on, *step.after))}
+            waits_for_family = any(
+                family_of(name) in families for name in (*step.depends_on, *step.after)
+            )
+            if step.name in families or waits & found or waits_for_family:
+                found.add(step.key)
+                grown = True
+    return frozenset(found)

@@ -1,0 +1,130 @@
+"""Slots, limits and queues: who gets what, and in which order."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.dispatch.pools import PLACES, Claim, Pools
+
+COPY = Claim("copy")
+
+
+def one(number: int) -> tuple[int, str]:
+    return (number, "step")
+
+
+def test_who_has_waited_longest_is_served_first() -> None:
+    pools = Pools({"copy": 1})
+    assert pools.admit(one(1), COPY)
+    assert not pools.admit(one(2), COPY)
+    assert not pools.admit(one(3), COPY)
+    assert not pools.admit(one(2), COPY), "asking again keeps the place"
+    assert pools.release(one(1)) == [one(2)]
+    assert not pools.admit(one(4), COPY), "what is reserved is nobody else's"
+    assert pools.admit(one(2), COPY)
+    assert pools.waiting == 2
+
+
+def test_what_was_reserved_and_not_needed_goes_on() -> None:
+    pools = Pools({"copy": 1})
+    pools.admit(one(1), COPY)
+    pools.admit(one(2), COPY)
+    pools.admit(one(3), COPY)
+    assert pools.release(one(1)) == [one(2)]
+    assert pools.give_back(one(2)) == [one(3)]
+    assert pools.give_back(one(2)) == ()
+
+
+def test_a_priority_overtakes_but_only_so_many_places() -> None:
+    pools = Pools({"copy": 1})
+    pools.admit(one(0), COPY)
+    pools.admit(one(1), COPY)
+    for number in range(2, PLACES + 10):
+        pools.admit(one(number), Claim("copy", priority=1))
+    served, holder = [], one(0)
+    while pools.waiting:
+        (holder,) = pools.release(holder)
+        assert pools.admit(holder, COPY)
+        served.append(holder[0])
+    assert served[0] == 2, "the higher priority is served earlier"
+    assert served.index(1) <= PLACES, "and nobody waits for ever"
+
+
+def test_a_limit_holds_across_pools_and_executions() -> None:
+    reader = (("reader=usb1", 1),)
+    pools = Pools({"copy": 5, "scan": 5})
+    assert pools.admit(one(1), Claim("copy", reader))
+    assert not pools.admit(one(2), Claim("scan", reader))
+    assert pools.admit(one(3), Claim("copy", (("reader=usb2", 1),)))
+    assert pools.admit(one(4), COPY), "who comes under no limit doesn't wait behind who does"
+    assert pools.release(one(3)) == []
+    assert pools.release(one(1)) == [one(2)]
+
+
+def test_a_late_attempt_keeps_its_slot_beside_its_successor_s() -> None:
+    pools = Pools({"copy": 2})
+    assert pools.admit(one(1), COPY)
+    assert pools.admit(one(1), COPY)
+    assert not pools.admit(one(2), COPY)
+    assert pools.release(one(1)) == [one(2)]
+    assert pools.admit(one(2), COPY)
+    assert pools.release(one(1)) == []
+    assert pools.release(one(1)) == ()
+
+
+def test_while_held_everybody_waits_and_afterwards_all_that_fit_are_served() -> None:
+    pools = Pools({"copy": 2})
+    assert pools.admit(one(1), COPY)
+    pools.hold()
+    assert not pools.admit(one(2), COPY)
+    assert not pools.admit(one(3), COPY)
+    assert pools.release(one(1)) == ()
+    assert pools.go_on() == [one(2), one(3)]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 30),
+            st.sampled_from(["a", "b"]),
+            st.sampled_from([(), (("x", 1),), (("x", 1), ("y", 2))]),
+            st.integers(-2, 2),
+        ),
+        max_size=60,
+    )
+)
+def test_no_bound_is_ever_exceeded_and_everybody_is_served(
+    asked: list[tuple[int, str, tuple[tuple[str, int], ...], int]],
+) -> None:
+    sizes = {"a": 2, "b": 1}
+    pools = Pools(sizes)
+    running: dict[tuple[int, str], Claim] = {}
+    claims: dict[tuple[int, str], Claim] = {}
+    served = set()
+
+    def check() -> None:
+        for name, size in sizes.items():
+            assert sum(claim.pool == name for claim in running.values()) <= size
+        for name, at_once in (("x", 1), ("y", 2)):
+            held = sum(name in dict(claim.limits) for claim in running.values())
+            assert held <= at_once
+
+    for number, pool, limits, priority in asked:
+        step_id = one(number)
+        if step_id in claims:
+            continue
+        claims[step_id] = Claim(pool, limits, priority)
+        if pools.admit(step_id, claims[step_id]):
+            running[step_id] = claims[step_id]
+        check()
+    while running:
+        done = next(iter(running))
+        served.add(done)
+        del running[done]
+        for step_id in pools.release(done):
+            assert pools.admit(step_id, claims[step_id])
+            running[step_id] = claims[step_id]
+        check()
+    assert served == claims.keys()
+    assert pools.waiting == 0

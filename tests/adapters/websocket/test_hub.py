@@ -1,0 +1,89 @@
+"""Who is let go for being slow, and who isn't."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from starlette.datastructures import QueryParams
+from starlette.websockets import WebSocketState
+
+from adapters.websocket.hub import MAX_LAG_S, TRY_AGAIN_LATER, Hub
+from application.authoring import Pipeline, step
+from tests.fakes.engine import Engine
+from tests.fakes.world import until
+
+
+class FakeSocket:
+    """The part of a WebSocket that the hub uses; ``takes`` says whether the client reads."""
+
+    def __init__(self, **query: str) -> None:
+        self.query_params = QueryParams(query)
+        self.application_state = WebSocketState.CONNECTED
+        self.sent: list[Any] = []
+        self.closed: int | None = None
+        self.takes = asyncio.Event()
+        self.takes.set()
+        self._left = asyncio.Event()
+
+    async def accept(self) -> None:
+        pass
+
+    async def send_text(self, text: str) -> None:
+        await self.takes.wait()
+        self.sent.append(json.loads(text))
+
+    async def receive(self) -> dict[str, Any]:
+        await self._left.wait()
+        return {"type": "websocket.disconnect", "code": 1000}
+
+    async def close(self, code: int, reason: str) -> None:
+        self.closed = code
+        self.application_state = WebSocketState.DISCONNECTED
+
+    def leave(self) -> None:
+        self._left.set()
+
+    @property
+    def ids(self) -> list[int]:
+        return [message["id"] for message in self.sent if "id" in message]
+
+
+@pytest.fixture
+async def engine() -> Engine:
+    return await Engine(Pipeline("one", [step(name="a")(lambda context: None)])).open()
+
+
+def hub_of(engine: Engine) -> Hub:
+    return Hub(feed=engine.feed, trigger=engine.trigger, clock=engine.clock, card_pipeline="one")
+
+
+async def test_who_comes_back_after_a_while_gets_everything_and_stays(engine: Engine) -> None:
+    await engine.trigger("one", {})
+    await engine.dispatcher.idle()
+    engine.clock.tick(10 * MAX_LAG_S)
+    socket = FakeSocket(since="0")
+    connected = asyncio.create_task(hub_of(engine).connect(socket))  # type: ignore[arg-type]
+    await until(lambda: socket.ids == [1, 2, 3, 4])
+    await engine.trigger("one", {})
+    await until(lambda: socket.ids == [1, 2, 3, 4, 5, 6, 7, 8])
+    assert socket.closed is None
+    socket.leave()
+    await connected
+
+
+async def test_who_was_up_to_date_and_stops_reading_is_let_go(engine: Engine) -> None:
+    socket = FakeSocket()
+    connected = asyncio.create_task(hub_of(engine).connect(socket))  # type: ignore[arg-type]
+    await until(lambda: socket.sent)
+    await engine.trigger("one", {})
+    await until(lambda: socket.ids == [1, 2, 3, 4])
+    socket.takes.clear()
+    await engine.trigger("one", {})
+    await engine.dispatcher.idle()
+    engine.clock.tick(MAX_LAG_S + 1)
+    socket.takes.set()
+    await asyncio.wait_for(connected, 10)
+    assert socket.closed == TRY_AGAIN_LATER

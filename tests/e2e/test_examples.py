@@ -1,0 +1,56 @@
+"""The examples in a real server, over real files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.cards import contents
+from tests.e2e.server import Server, eventually, steps
+
+DAILIES = "examples.dailies:pipeline,examples.my_pipelines:pipeline"
+
+
+def test_the_dailies_of_a_day(start_server: Callable[..., Server], tmp_path: Path) -> None:
+    day = tmp_path / "day"
+    (day / "b").mkdir(parents=True)
+    clips = {f"A{n:03}.mov": contents(f"clip {n}", 100_000) for n in range(20)}
+    clips["b/A001.mov"] = contents("another", 3_000_000)
+    for name, data in clips.items():
+        (day / name).write_bytes(data)
+    server = start_server(RUSHES_PIPELINES=DAILIES)
+    uuid = server.trigger("dailies", folder=str(day))
+    execution = server.ended(uuid)
+    assert execution["status"] == "completed", execution["error_message"]
+    assert execution["warnings"] == ["optional step notes failed: there are no notes.txt"]
+    found = steps(execution)
+    assert sum(key.startswith("probe:") for key in found) == len(clips)
+    assert {step["status"] for key, step in found.items() if key != "notes"} == {"completed"}
+    summary = json.loads((day / "dailies.json").read_text())
+    assert summary["sha256"] == {n: hashlib.sha256(d).hexdigest() for n, d in clips.items()}
+    assert summary["clips"] == sorted(clips)
+
+
+def test_a_day_that_is_killed_goes_on(start_server: Callable[..., Server], tmp_path: Path) -> None:
+    day = tmp_path / "day"
+    server = start_server(RUSHES_PIPELINES=DAILIES)
+    uuid = server.trigger("dailies", folder=str(day))  # not there: scan waits for its next attempt
+    waiting = eventually(
+        lambda: steps(server.execution(uuid))["scan"],
+        lambda step: step["next_attempt_at"] is not None,
+    )
+    assert "isn't there (yet)" in waiting["error_message"]
+    server.kill()
+    day.mkdir()
+    (day / "A001.mov").write_bytes(contents("late", 5_000))
+    execution = server.start().ended(uuid)
+    assert execution["status"] == "completed", execution["error_message"]
+    assert steps(execution)["scan"]["attempt"] > 1
+
+
+def test_the_ten_lines_of_the_readme(start_server: Callable[..., Server]) -> None:
+    server = start_server(RUSHES_PIPELINES=DAILIES)
+    execution = server.ended(server.trigger("my_pipeline"))
+    assert execution["execution_data"]["report"] == "12.5 seconds"

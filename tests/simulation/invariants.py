@@ -1,0 +1,434 @@
+"""What is always true, and the history against which it is held.
+
+``History`` replays the log as it grows, knowing nothing of the engine's own code but
+the words of its facts, and compares what it makes of it with what is stored, at every
+commit. What an observer outside can notice (messages, answers, handlers at work) it
+checks as it happens, and the rest at the end.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from application.authoring import StepContext
+from application.trigger import TriggerAnswer
+from domain.definition import StepSpec
+from domain.events import RecordedFact
+from domain.execution import Execution, ExecutionStatus
+from domain.step import StepStatus
+from tests.simulation.store import Batch
+
+if TYPE_CHECKING:
+    from tests.simulation.world import Follower, Process, World
+
+INVARIANTS = {
+    "liveness": "No execution stays running with nothing running and nothing scheduled.",
+    "completed once": "kill -9 at any instant repeats no completed step.",
+    "attempts": "Attempt rises at each start and never resets; an older attempt's result is "
+    "refused; an attempt is begun once.",
+    "order": "A step starts only when every step in its depends_on has completed and every "
+    "step in its after has ended, and only while its execution runs and isn't paused.",
+    "failure": "A required step that fails fails the execution at once, with one "
+    "pipeline:failed; what depends on a failed step is skipped, and nothing else is.",
+    "retry": "Retry reopens the failed and those skipped because of them, and keeps what "
+    "completed.",
+    "cancel": "The first commit wins: nothing starts or ends any more once it is cancelled.",
+    "completion": "An execution completes once every step has ended and no required one failed.",
+    "progress": "Progress never falls within a run, is at most 99 before the last step and "
+    "100 with it.",
+    "facts and state": "State and facts commit together or not at all: the log replayed is "
+    "what is stored.",
+    "ids": "Facts become visible in the order of their increasing ids.",
+    "durable first": "Nothing is said to anybody, and no handler begun, before it is durable.",
+    "followers": "A follower misses nothing and sees nothing twice.",
+    "step progress": "Step progress carries its attempt, and is dropped unless that attempt "
+    "is known to run.",
+    "pools": "No pool has more handlers at work than it has slots.",
+    "messages": "One execution per message_id; the same one again is answered with the same.",
+    "cards": "At most one active execution per card.",
+    "data": "Data is what the trigger brought and what completed steps put out.",
+    "no surprises": "Nothing raises where nobody catches it.",
+}
+"""Each by its name, with the line of DESIGN.md section 3 that it stands for."""
+
+BY_HAND = "skipped by hand"
+
+
+@dataclass(slots=True)
+class Replayed:
+    """A step, as the log tells it. begun_by: the process in which its last attempt began."""
+
+    spec: StepSpec
+    status: str = "pending"
+    attempt: int = 0
+    begun_by: int = 0
+    waived: bool = False
+    completed_attempt: int = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ("completed", "failed", "skipped", "cancelled")
+
+
+@dataclass(slots=True)
+class Told:
+    """An execution, as the log tells it."""
+
+    execution: Execution
+    payload: Mapping[str, Any]
+    status: str = "running"
+    paused: bool = False
+    retries: int = 0
+    steps: dict[str, Replayed] = field(default_factory=dict)
+    progress: int = 0
+    progress_of: tuple[int, int] = (0, 0)
+
+
+class History:
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._told: dict[int, Told] = {}
+        self._ids: list[int] = []
+        self._by_id: dict[int, RecordedFact] = {}
+        self._messages: dict[str, str] = {}
+        self._new: set[str] = set()
+        self._begun: set[tuple[str, str, int]] = set()
+        self._shown: dict[tuple[int, int, int], int] = {}
+
+    def _wrong(self, name: str, text: str) -> None:
+        self._world.violate(name, text)
+
+    @property
+    def _process(self) -> int:
+        return len(self._world.processes)
+
+    # -- at every commit ---------------------------------------------------------
+
+    def committed(self, before: Mapping[int, Execution], batch: Batch) -> None:
+        for execution_id, draft in batch.drafts.items():
+            if execution_id not in before:
+                self._insert(execution_id, draft)
+        for fact in batch.facts:
+            if self._ids and fact.id <= self._ids[-1]:
+                self._wrong("ids", f"fact {fact.id} comes after {self._ids[-1]}")
+            self._ids.append(fact.id)
+            self._by_id[fact.id] = fact
+            told = self._told[fact.execution_id]
+            replay = REPLAY.get(fact.type)
+            if replay is None:
+                self._wrong("facts and state", f"nobody knows what {fact.type} does")
+            else:
+                replay(self, told, fact)
+        for execution_id, draft in batch.drafts.items():
+            self._compare(execution_id, draft)
+        self._check_cards(batch)
+
+    def _insert(self, execution_id: int, draft: Execution) -> None:
+        if draft.message_id is not None and any(
+            told.execution.message_id == draft.message_id for told in self._told.values()
+        ):
+            self._wrong("messages", f"{draft.message_id} has made a second execution")
+        # What its first commit brings can only be what the trigger said.
+        told = Told(draft, draft.data, steps={k: Replayed(s.spec) for k, s in draft.steps.items()})
+        self._told[execution_id] = told
+
+    def _compare(self, execution_id: int, stored: Execution) -> None:
+        told = self._told[execution_id]
+        told.execution = stored
+        if told.status != stored.status.value:
+            self._wrong(
+                "facts and state",
+                f"execution {execution_id} is {stored.status}, and was told to be {told.status}",
+            )
+        for key, step in stored.steps.items():
+            replayed = told.steps[key]
+            if replayed.status == "running" and step.status is StepStatus.PENDING:
+                replayed.status = "pending"  # taken over or given back, which nobody is told
+            where = f"step {key} of execution {execution_id}"
+            if replayed.status != step.status.value:
+                self._wrong(
+                    "facts and state",
+                    f"{where} is {step.status}, and was told to be {replayed.status}",
+                )
+            if replayed.attempt != step.attempt:
+                self._wrong(
+                    "attempts", f"{where} is at {step.attempt}, told to be at {replayed.attempt}"
+                )
+            if step.status is StepStatus.COMPLETED and stored.definition.type != "probe":
+                self._check_output(where, step.name, step.output, step.attempt, stored, key)
+
+    def _check_output(
+        self,
+        where: str,
+        name: str,
+        output: Mapping[str, Any] | None,
+        attempt: int,
+        stored: Execution,
+        key: str,
+    ) -> None:
+        said = (output or {}).get(name)
+        if said is None or said[:2] != [stored.uuid, key]:
+            self._wrong("data", f"{where} has another's output: {output}")
+        elif said[2] != attempt:
+            self._wrong("attempts", f"{where} has taken attempt {said[2]}'s output for {attempt}'s")
+
+    def _check_cards(self, batch: Batch) -> None:
+        holders: dict[str, int] = {}
+        for execution_id, execution in batch.disk.executions.items():
+            if execution.card_key is not None and execution.active:
+                other = holders.setdefault(execution.card_key, execution_id)
+                if other != execution_id:
+                    self._wrong("cards", f"{other} and {execution_id} hold {execution.card_key}")
+
+    # -- what the facts say ------------------------------------------------------
+
+    def _step(self, told: Told, fact: RecordedFact) -> Replayed:
+        return told.steps[fact.data["step_key"]]
+
+    def _where(self, fact: RecordedFact) -> str:
+        return f"#{fact.id}: step {fact.step_key} of execution {fact.execution_id}"
+
+    def _started(self, told: Told, fact: RecordedFact) -> None:
+        pass
+
+    def _step_started(self, told: Told, fact: RecordedFact) -> None:
+        step, where, attempt = self._step(told, fact), self._where(fact), fact.data["attempt"]
+        if told.status != "running" or told.paused:
+            name = "cancel" if told.status == "cancelled" else "order"
+            state = "paused" if told.paused else told.status
+            self._wrong(name, f"{where} starts while its execution is {state}")
+        if step.status == "completed" or step.completed_attempt:
+            self._wrong("completed once", f"{where} starts again, at attempt {attempt}")
+        elif step.status == "running" and step.begun_by == self._process:
+            self._wrong("attempts", f"{where} starts again while attempt {step.attempt} runs")
+        elif step.status not in ("pending", "running"):
+            self._wrong("order", f"{where} starts while it is {step.status}")
+        if attempt <= step.attempt:
+            self._wrong("attempts", f"{where} starts with {attempt} after {step.attempt}")
+        for name in step.spec.depends_on:
+            other = told.steps[name]
+            if other.status != "completed" and not other.waived:
+                self._wrong("order", f"{where} starts while {name} is {other.status}")
+        for name in step.spec.after:
+            if not told.steps[name].ended:
+                self._wrong("order", f"{where} starts while {name} is {told.steps[name].status}")
+        step.status, step.attempt, step.begun_by = "running", attempt, self._process
+
+    def _believed(self, told: Told, step: Replayed, fact: RecordedFact) -> None:
+        where, attempt = self._where(fact), fact.data["attempt"]
+        if step.status == "cancelled":
+            self._wrong("cancel", f"{where}: {fact.type} after it was cancelled")
+        elif step.attempt != attempt or step.status != "running":
+            self._wrong(
+                "attempts",
+                f"{where}: {fact.type} of attempt {attempt}; it is {step.status} "
+                f"at attempt {step.attempt}",
+            )
+
+    def _step_completed(self, told: Told, fact: RecordedFact) -> None:
+        step, progress = self._step(told, fact), fact.data["progress"]
+        settled = (told.execution.uuid, fact.data["step_key"]) in self._world.settled
+        if not (settled and step.status == "failed"):
+            self._believed(told, step, fact)
+        step.status, step.completed_attempt = "completed", fact.data["attempt"]
+        run = (told.retries, self._process)
+        if run == told.progress_of and progress < told.progress:
+            self._wrong("progress", f"{self._where(fact)}: {progress} after {told.progress}")
+        told.progress, told.progress_of = progress, run
+        last = all(each.ended for each in told.steps.values())
+        required = [s for s in told.steps.values() if s.spec.required and s.status == "failed"]
+        done = last and not required and told.status == "running"
+        if (progress == 100) != done and not (settled and progress <= 99):
+            self._wrong("progress", f"{self._where(fact)}: {progress} with all ended: {last}")
+
+    def _step_failed(self, told: Told, fact: RecordedFact) -> None:
+        step = self._step(told, fact)
+        if not (step.status == "pending" and "for a slot" in fact.data["error"]):
+            self._believed(told, step, fact)
+        step.status = "failed"
+
+    def _step_retrying(self, told: Told, fact: RecordedFact) -> None:
+        step = self._step(told, fact)
+        self._believed(told, step, fact)
+        if told.status != "running":
+            self._wrong("failure", f"{self._where(fact)} is tried again after {told.status}")
+        step.status = "pending"
+
+    def _step_skipped(self, told: Told, fact: RecordedFact) -> None:
+        step, where = self._step(told, fact), self._where(fact)
+        if step.status == "failed" and fact.data["error"] == BY_HAND:
+            step.status, step.waived = "skipped", True
+            return
+        above = [told.steps[name] for name in step.spec.depends_on]
+        if step.status != "pending":
+            self._wrong("failure", f"{where} is skipped while it is {step.status}")
+        if not any(s.status in ("failed", "skipped") and not s.waived for s in above):
+            self._wrong("failure", f"{where} is skipped, and nothing that it depends on failed")
+        step.status = "skipped"
+
+    def _failed(self, told: Told, fact: RecordedFact) -> None:
+        error = fact.data["error"]
+        step = told.steps[error["step_key"]]
+        if told.status != "running":
+            self._wrong("failure", f"#{fact.id}: failed a second time, while {told.status}")
+        if step.status != "failed" or not step.spec.required or step.attempt != error["attempt"]:
+            self._wrong("failure", f"#{fact.id}: says that {error} failed it")
+        told.status = "failed"
+
+    def _retried(self, told: Told, fact: RecordedFact) -> None:
+        if told.status != "failed":
+            self._wrong("retry", f"#{fact.id}: retried while {told.status}")
+        for key in fact.data["reopened"]:
+            step = told.steps[key]
+            if step.status not in ("failed", "skipped"):
+                self._wrong("retry", f"#{fact.id}: reopens {key}, which is {step.status}")
+            step.status = "pending"
+        told.status = "running"
+        told.retries += 1
+        for key, step in told.steps.items():
+            if step.status == "failed" and step.spec.required:
+                self._wrong("retry", f"#{fact.id}: leaves {key} failed")
+
+    def _completed(self, told: Told, fact: RecordedFact) -> None:
+        open_ones = [key for key, step in told.steps.items() if not step.ended]
+        failed = [k for k, s in told.steps.items() if s.status == "failed" and s.spec.required]
+        if told.status != "running" or open_ones or failed:
+            self._wrong(
+                "completion",
+                f"#{fact.id}: completed while {told.status}, open {open_ones}, failed {failed}",
+            )
+        told.status = "completed"
+
+    def _cancelled(self, told: Told, fact: RecordedFact) -> None:
+        if told.status not in ("running", "pending"):
+            self._wrong("cancel", f"#{fact.id}: cancelled while {told.status}")
+        for key in fact.data["cancelled"]:
+            step = told.steps[key]
+            if step.ended:
+                self._wrong("cancel", f"#{fact.id}: cancels {key}, which is {step.status}")
+            step.status = "cancelled"
+        told.status, told.paused = "cancelled", False
+
+    def _paused(self, told: Told, fact: RecordedFact) -> None:
+        told.paused = True
+
+    def _resumed(self, told: Told, fact: RecordedFact) -> None:
+        told.paused = False
+
+    # -- what others notice ------------------------------------------------------
+
+    def began(self, context: StepContext, process: Process) -> None:
+        ref = context.ref
+        told = self._told.get(ref.execution_id)
+        step = None if told is None else told.steps.get(ref.step_key)
+        if told is None or step is None or step.attempt < ref.attempt:
+            self._wrong("durable first", f"{ref} begins, and its start isn't stored")
+            return
+        attempt = (context.execution_id, ref.step_key, ref.attempt)
+        if attempt in self._begun:
+            self._wrong("attempts", f"{ref} is begun twice")
+        self._begun.add(attempt)
+        for name in step.spec.depends_on:
+            if told.steps[name].status == "completed" and name not in context.data:
+                self._wrong("data", f"{ref} isn't given what {name} put out")
+        pool = step.spec.pool
+        busy = 1 + sum(
+            self._told[other.execution_id].steps[other.step_key].spec.pool == pool
+            for other in process.at_work
+        )
+        if busy > self._world.pools[pool]:
+            self._wrong("pools", f"{ref} begins as number {busy} in pool {pool}")
+
+    def heard(self, follower: Follower, message: RecordedFact) -> None:
+        who = f"follower {follower.number}"
+        if self._by_id.get(message.id) is not message:
+            self._wrong("durable first", f"{who} hears of #{message.id}, which isn't stored")
+            return
+        if message.id <= follower.last:
+            self._wrong("followers", f"{who} sees #{message.id} again, after #{follower.last}")
+            return
+        for between in self._ids[bisect_right(self._ids, follower.last) :]:
+            if between >= message.id:
+                break
+            if follower.execution_id in (None, self._by_id[between].execution_id):
+                self._wrong("followers", f"{who} misses #{between}, hears #{message.id}")
+
+    def progress_told(self, data: Mapping[str, Any]) -> None:
+        told = next(t for t in self._told.values() if t.execution.uuid == data["execution_id"])
+        if data["attempt"] > told.steps[data["step_key"]].attempt:
+            self._wrong("step progress", f"progress of an attempt that never began: {data}")
+
+    def answered(self, message_id: str | None, answer: TriggerAnswer) -> None:
+        if message_id is None:
+            return
+        uuid = answer.execution.uuid
+        if self._messages.setdefault(message_id, uuid) != uuid:
+            self._wrong("messages", f"{message_id} is answered with a second execution")
+        if answer.duplicate is None:
+            if message_id in self._new:
+                self._wrong("messages", f"{message_id} is called new twice")
+            self._new.add(message_id)
+
+    def run_of(self, execution_id: int) -> tuple[int, int, int]:
+        """What progress may not fall within."""
+        return (execution_id, self._told[execution_id].retries, self._process)
+
+    def shown(self, run: tuple[int, int, int], view: Any) -> None:
+        before = self._shown.get(run, 0)
+        self._world.trace("execution %d is shown %s, %d %%", run[0], view.status, view.progress)
+        if view.progress < before:
+            self._wrong("progress", f"execution {run[0]} is shown at {view.progress}, was {before}")
+        self._shown[run] = max(before, view.progress)
+
+    # -- at the end --------------------------------------------------------------
+
+    def stuck(self) -> None:
+        """It didn't come to its end."""
+        world = self._world
+        for execution_id, execution in world.disk.executions.items():
+            if execution.status not in (ExecutionStatus.COMPLETED, ExecutionStatus.CANCELLED):
+                steps = {key: str(step.status) for key, step in execution.steps.items()}
+                self._wrong(
+                    "liveness", f"execution {execution_id} is {execution.status} for ever: {steps}"
+                )
+        last = world.disk.last_fact_id
+        for follower in world.followers:
+            if not follower.caught_up(last):
+                self._wrong(
+                    "followers", f"follower {follower.number} stays at {follower.last} of {last}"
+                )
+
+    def ended(self) -> None:
+        for execution_id, told in self._told.items():
+            stored = self._world.disk.executions[execution_id]
+            expected = dict(told.payload)
+            for step in stored.steps.values():
+                if step.status is StepStatus.COMPLETED:
+                    expected.update(step.output or {})
+            if dict(stored.data) != expected:
+                self._wrong("data", f"execution {execution_id} has {stored.data}, not {expected}")
+            if stored.status is ExecutionStatus.COMPLETED and stored.progress != 100:
+                self._wrong("progress", f"execution {execution_id} completed at {stored.progress}")
+            for key, step in stored.steps.items():
+                if step.status is StepStatus.RUNNING:
+                    self._wrong("liveness", f"step {key} of {execution_id} runs after its end")
+
+
+REPLAY: dict[str, Callable[[History, Told, RecordedFact], None]] = {
+    "pipeline:started": History._started,
+    "pipeline:step_started": History._step_started,
+    "pipeline:step_completed": History._step_completed,
+    "pipeline:step_failed": History._step_failed,
+    "pipeline:step_retrying": History._step_retrying,
+    "pipeline:step_skipped": History._step_skipped,
+    "pipeline:completed": History._completed,
+    "pipeline:failed": History._failed,
+    "pipeline:retried": History._retried,
+    "pipeline:cancelled": History._cancelled,
+    "pipeline:paused": History._paused,
+    "pipeline:resumed": History._resumed,
+}
+"""What each fact does to what it is about."""

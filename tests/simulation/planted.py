@@ -1,0 +1,90 @@
+"""Bugs that are planted one at a time, to see that the simulation finds them.
+
+Never a flag in ``src``: a context manager puts a wrong function in the place of the
+right one, for as long as it lasts, or a store that is wrong in the place of the right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+from unittest import mock
+
+from application.recovery import Recovery
+from domain.execution import Execution
+from domain.step import Step, StepStatus
+from tests.simulation.store import Batch, SimulatedExecutions
+
+
+class TellsBeforeItCommits(SimulatedExecutions):
+    """Facts are let out once they are written, and not only once they are durable."""
+
+    def prepared(self, batch: Batch) -> None:
+        facts = list(batch.facts)
+        if facts:
+            self._loop.call_soon_threadsafe(self._publish, facts)
+
+
+def _believes_any_attempt(self: Execution, step: Step, attempt: int) -> None:
+    pass
+
+
+_may_start = Execution._may_start
+
+
+def _forgets_the_last_dependency(self: Execution, step: Step) -> bool:
+    spec = replace(step.spec, depends_on=step.spec.depends_on[:-1])
+    return _may_start(self, replace(step, spec=spec))
+
+
+_retry = Execution.retry
+
+
+def _retries_everything(self: Execution, *, at: datetime) -> None:
+    _retry(self, at=at)
+    for key, step in self.steps.items():
+        if step.status is StepStatus.COMPLETED:
+            self.steps[key] = replace(
+                step, status=StepStatus.PENDING, output=None, progress=0.0, queued_at=None
+            )
+
+
+_recover = Recovery._recover
+
+
+async def _recovers_only_what_ran(self: Recovery, execution_id: int) -> None:
+    execution = await self._executions.get(execution_id)
+    if any(step.status is StepStatus.RUNNING for step in execution.steps.values()):
+        await _recover(self, execution_id)
+
+
+Patch = Callable[[], Any]
+
+PLANTED: Mapping[str, Patch] = {
+    "facts are broadcast before the commit": contextlib.nullcontext,
+    "no attempt check": lambda: mock.patch.object(Execution, "_believe", _believes_any_attempt),
+    "dependency check off by one": lambda: mock.patch.object(
+        Execution, "_may_start", _forgets_the_last_dependency
+    ),
+    "retry resets completed steps": lambda: mock.patch.object(
+        Execution, "retry", _retries_everything
+    ),
+    "recovery forgets queued steps": lambda: mock.patch.object(
+        Recovery, "_recover", _recovers_only_what_ran
+    ),
+}
+
+
+def store_of(bug: str | None) -> type[SimulatedExecutions]:
+    if bug == "facts are broadcast before the commit":
+        return TellsBeforeItCommits
+    return SimulatedExecutions
+
+
+@contextlib.contextmanager
+def planted(bug: str | None) -> Iterator[None]:
+    with contextlib.nullcontext() if bug is None else PLANTED[bug]():
+        yield
