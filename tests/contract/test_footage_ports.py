@@ -12,6 +12,7 @@ import pytest
 
 from adapters.persistence.footage import KEYS, SqlCardFiles, SqlJobs, SqlLedger
 from application.ports import MAX_UNFINISHED, AttemptRef, CardFiles, Jobs, Ledger
+from domain.definition import PipelineDefinition, StepSpec
 from domain.errors import AttemptOver, JobNotFound
 from domain.footage import Card, CardFile, FileKind, ImportedFile, JobStatus, VerifiedCopy
 from tests.contract.conftest import PAIR, MemoryStore, SqlStore, Store
@@ -19,6 +20,8 @@ from tests.fakes.footage import MemoryCardFiles, MemoryJobs, MemoryLedger
 from tests.fakes.world import EPOCH, FakeClock
 
 T = TypeVar("T")
+
+PAIR_AND_LAST = PipelineDefinition("last", (*PAIR.steps, StepSpec("z", after=("x", "y"))))
 
 CARD = Card("volume:1234", "A001 ü", volume=True)
 
@@ -143,7 +146,8 @@ async def test_a_job_that_nobody_is_at_and_that_was_never_copied_is_unfinished(
     """``x`` is what runs; the other step of the pair runs as well, until it has ended."""
 
     async def made(library: str = "/lib", **more: Any) -> tuple[AttemptRef, Any]:
-        ref = await footage.attempt(library=library)
+        made = await footage.store.make(PAIR_AND_LAST, data={"library": library})
+        ref = AttemptRef(made, "x", 1)
         return ref, await footage.job(ref, **more)
 
     async def cancelled(ref: AttemptRef) -> None:
@@ -161,6 +165,10 @@ async def test_a_job_that_nobody_is_at_and_that_was_never_copied_is_unfinished(
     assert await unfinished() == [failed_job]
     await cancelled(gone)
     assert await unfinished() == [gone_job, failed_job]
+    paused, _ = await made()
+    await footage.store.executions.update(paused.execution_id, lambda e: e.pause(at=EPOCH))
+    await footage.store.complete(paused.execution_id, "x")
+    await footage.store.complete(paused.execution_id, "y")
     copied, job = await made()
     await footage.call(footage.jobs.copied, copied, job.id)
     await cancelled(copied)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.cards import contents
-from tests.e2e.server import Server, eventually, steps
+from tests.e2e.server import RUSHES, Server, eventually, steps
 
 DAILIES = "examples.dailies:pipeline,examples.my_pipelines:pipeline"
 
@@ -54,3 +55,26 @@ def test_the_ten_lines_of_the_readme(start_server: Callable[..., Server]) -> Non
     server = start_server(RUSHES_PIPELINES=DAILIES)
     execution = server.ended(server.trigger("my_pipeline"))
     assert execution["execution_data"]["report"] == "12.5 seconds"
+
+
+def test_the_graph_of_a_pipeline(tmp_path: Path) -> None:
+    def rushes(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [RUSHES, "pipelines", *arguments],
+            env=Server(tmp_path, RUSHES_PIPELINES=DAILIES).environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    text = rushes("--graph", "dailies")
+    assert text.returncode == 0, text.stderr
+    assert "  2  probe:*     a family, spawned by scan" in text.stdout.splitlines()
+    mermaid = rushes("--graph", "dailies", "--format", "mermaid")
+    assert mermaid.stdout.startswith("flowchart TD\n")
+    unknown = rushes("--graph", "weeklies")
+    assert unknown.returncode == 2
+    assert "there is no pipeline 'weeklies', only dailies, my_pipeline, sd_ingest" in unknown.stderr
+    assert rushes("--format", "text").returncode == 2
+    assert rushes("--graph", "dailies", "--json").returncode == 2
+    assert "  probe:*  a family, spawned by scan" in rushes().stdout.splitlines()

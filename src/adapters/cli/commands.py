@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from adapters.cli import graph
 from adapters.cli.client import Client, Refused
 from adapters.cli.display import clock, describe, display, plain, say
 from adapters.cli.factories import Attached, Factories
@@ -299,28 +300,39 @@ def complete(context: click.Context, execution_id: str, step_key: str, output: s
 
 @rushes.command()
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
+@click.option("--graph", "graph_of", help="Print this pipeline's graph.", metavar="TYPE")
+@click.option(
+    "--format",
+    "graph_format",
+    type=click.Choice(["text", "mermaid"]),
+    help="Of the graph: in layers for a terminal (the default), or as Mermaid.",
+)
 @click.pass_context
-def pipelines(context: click.Context, as_json: bool) -> None:
-    """List the pipelines that there are, with their steps."""
+def pipelines(
+    context: click.Context, as_json: bool, graph_of: str | None, graph_format: str | None
+) -> None:
+    """List the pipelines that there are, with their steps; or print the graph of one."""
+    if graph_of is None and graph_format is not None:
+        raise click.UsageError("--format is for a graph: name its pipeline with --graph TYPE")
+    if graph_of is not None and as_json:
+        raise click.UsageError("--graph is printed as text or as Mermaid (--format), not as JSON")
     with _looking(context) as attached:
         found = Client(attached).get("/api/pipelines")["pipelines"]
+    if graph_of is not None:
+        wanted = next((pipeline for pipeline in found if pipeline["type"] == graph_of), None)
+        if wanted is None:
+            types = ", ".join(pipeline["type"] for pipeline in found)
+            raise click.UsageError(f"there is no pipeline {graph_of!a}, only {types}")
+        click.echo(graph.as_mermaid(wanted) if graph_format == "mermaid" else graph.as_text(wanted))
+        return
     if as_json:
         click.echo(_json(found))
         return
     for pipeline in found:
-        card = "  (works on a card)" if pipeline["card"] else ""
-        click.echo(f"{pipeline['type']}{card}")
+        click.echo(graph.heading(pipeline))
         for step in pipeline["steps"]:
-            notes = []
-            if step["depends_on"]:
-                notes.append(f"depends on {', '.join(step['depends_on'])}")
-            if step["after"]:
-                notes.append(f"after {', '.join(step['after'])}")
-            if not step["required"]:
-                notes.append("optional")
-            if step["external"]:
-                notes.append("external")
-            click.echo(f"  {step['name']}{'  ' if notes else ''}{'; '.join(notes)}")
+            said = "; ".join(graph.notes(step, pipeline["steps"]))
+            click.echo(f"  {graph.title(step)}{'  ' if said else ''}{said}")
 
 
 def _tell(context: click.Context, path: str, body: Mapping[str, Any] | None = None) -> None:

@@ -96,7 +96,8 @@ class CopyFiles:
             self._sweep(context, job, library)
             run = _Run(context, job, card, library, standing, self._ledger, self._clock)
             try:
-                run.take_stock(self._inventory(context.ref.execution_id))
+                # The job's own scan, also where a later execution does this step again.
+                run.take_stock(self._inventory(job.execution_id))
                 run.decide()
                 run.bring()
             except CardLost as lost:

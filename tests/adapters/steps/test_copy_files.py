@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -198,10 +198,11 @@ def test_what_was_deleted_from_the_library_stays_known_and_is_never_said_to_be_t
 def test_only_the_file_itself_counts_as_being_in_the_library(
     rig: Rig, volume: Callable[[str], None], instead: str
 ) -> None:
-    rig.put("DCIM/clip.mp4", b"footage")
+    kept = rig.library / "kept"
+    # As many bytes as the link has; a fifo has none.
+    rig.put("DCIM/clip.mp4", b"" if instead == "fifo" else b"x" * len(str(kept)))
     rig.ingest(1)
     place = rig.job / "DCIM/clip.mp4"
-    kept = rig.library / "kept"
     if instead == "linked folder":
         place.parent.rename(kept)
         place.parent.symlink_to(kept)
@@ -393,18 +394,24 @@ def test_a_swept_folder_that_is_a_link_now_is_not_followed(
     assert len(list(elsewhere.glob("*.part"))) == 1
 
 
-def test_a_folder_that_can_t_be_swept_does_not_stop_the_copy(
+def test_a_folder_that_can_t_be_swept_stops_neither_the_others_nor_the_copy(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.put("clip.mp4", b"footage")
+    rig.busy |= {1, 2}
     killed(rig, monkeypatch, 1)
+    killed(rig, monkeypatch, 2)
+    rig.busy.clear()
+    real = Folder.remove_leftovers
 
-    def refuse(self: Folder, ours: object) -> None:
-        if self.text.endswith("A001"):
+    def refuse(self: Folder, ours: Collection[bytes]) -> None:
+        if self.text.endswith("A001-2"):
             raise LibraryFault("no")
+        real(self, ours)
 
     monkeypatch.setattr(Folder, "remove_leftovers", refuse)
-    assert rig.ingest(2)["copied_files"] == 1
+    assert rig.ingest(3)["copied_files"] == 1
+    assert [path.partition(b"/")[0] for path in parts(rig)] == [b"2026-11-22_A001-2"]
 
 
 def test_another_card_at_the_path_without_a_name_of_its_own_is_refused(
