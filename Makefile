@@ -34,7 +34,9 @@ lint: $(READY)
 	$(BIN)/python -m tools.proto --check
 	$(BIN)/python -m tools.diagrams --check
 
+# The peer is measured in the same run where it can be installed; without it the rest is.
 bench: $(READY)
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.engine
 
 # Generated files, made again after a change of what they are generated from.

@@ -56,7 +56,7 @@ IDLE_RUNS = 200
 PEER_CHAINS = 300
 PEER_DIAMONDS = 100
 NOTES = 300
-LONG = 10
+COMPLETED = 15
 
 
 def no_op(name: str, *depends_on: str) -> Any:
@@ -73,11 +73,12 @@ DIAMOND = Pipeline(
     "diamond",
     [no_op("first"), *(no_op(name, "first") for name in MIDDLE), no_op("last", *MIDDLE)],
 )
-LONG_CHAIN = Pipeline(
-    "long",
+OUTSIDE = Pipeline(
+    "outside",
     [
-        external_step(f"s{number}", depends_on=[f"s{number - 1}"] if number else [])
-        for number in range(LONG)
+        external_step("a"),
+        external_step("b", depends_on=["a"]),
+        external_step("c", depends_on=["b"]),
     ],
 )
 """Steps that nobody runs: what it takes to complete them is ``Executions.update`` alone."""
@@ -146,17 +147,16 @@ async def updates(container: Container) -> tuple[float, float]:
     executions: Executions = container.executions()
     trigger = container.trigger()
     now = datetime.now(UTC)
-    made = [(await trigger("long", {})).execution.id for _ in range(4 * IN_FLIGHT)]
+    made = [(await trigger("outside", {})).execution.id for _ in range(COMPLETED * IN_FLIGHT)]
 
     async def note(execution_id: int) -> None:
         for number in range(1, NOTES + 1):
-            live = {"s0": (1, number / (NOTES + 1))}
+            live = {"a": (1, number / (NOTES + 1))}
             await executions.update(execution_id, lambda e, live=live: e.note(live, at=now))
 
     async def complete(first: int) -> None:
         for execution_id in made[first::IN_FLIGHT]:
-            for number in range(LONG):
-                key = f"s{number}"
+            for key in "abc":
                 await executions.update(
                     execution_id, lambda e, key=key: e.complete(key, 1, {}, at=now)
                 )
@@ -166,7 +166,7 @@ async def updates(container: Container) -> tuple[float, float]:
     noted = time.perf_counter()
     await asyncio.gather(*(complete(first) for first in range(IN_FLIGHT)))
     completed = time.perf_counter()
-    return IN_FLIGHT * NOTES / (noted - began), LONG * len(made) / (completed - noted)
+    return IN_FLIGHT * NOTES / (noted - began), 3 * len(made) / (completed - noted)
 
 
 def raw_commits(folder: Path, definition: PipelineDefinition, grouped: int) -> float:
@@ -248,7 +248,7 @@ async def engine_round(folder: Path, chains: int, diamonds: int) -> dict[str, An
     )
     container = Container(settings=settings)
     container.catalogue.override(
-        providers.Object(Catalogue([CHAIN, DIAMOND, LONG_CHAIN], pools=settings.pools.keys()))
+        providers.Object(Catalogue([CHAIN, DIAMOND, OUTSIDE], pools=settings.pools.keys()))
     )
     raw = raw_commits(folder, CHAIN.definition, grouped=1)
     gc.freeze()  # as ``rushes serve`` does

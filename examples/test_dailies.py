@@ -84,8 +84,7 @@ async def test_after_a_crash_hashing_goes_on_where_it_was(day: Path) -> None:
     hashing = script(hangs(first=does(one_clip)), does(hash_clips))
     async with Testbed(pipeline, handlers={"hash_clips": hashing}) as bed:
         await bed.start({"folder": str(day)})
-        await bed.until("probe:A002.mov", "completed")
-        await bed.advance(1)
+        await bed.rest()  # until nothing more can happen but by waiting
         await bed.crash()
         result = await bed.finish()
     assert result.status == "completed"

@@ -109,9 +109,13 @@ class Advance:
     async def lose(self, ref: AttemptRef) -> None:
         """The attempt's lease is over: another one takes over."""
         now = self._clock.now()
-        await self._executions.apply(
-            ref.execution_id, lambda execution: execution.lose(ref.step_key, ref.attempt, at=now)
-        )
+        live = self._progress.of(ref.execution_id)
+
+        def change(execution: Execution) -> None:
+            execution.note(live, at=now)  # what was shown so far isn't taken back
+            execution.lose(ref.step_key, ref.attempt, at=now)
+
+        await self._executions.apply(ref.execution_id, change)
 
     async def complete_external(
         self, reference: str | int, step_key: str, attempt: int, output: object

@@ -750,10 +750,10 @@ class Execution:
         for step in self.steps.values():
             weight = step.spec.weight
             total += weight
-            if step.satisfies or (step.gave_up and not step.spec.required):
-                done += weight
-            elif step.status is StepStatus.RUNNING:
+            if step.status is StepStatus.RUNNING:
                 done += weight * step.progress
+            elif step.satisfies or (step.gave_up and not step.spec.required):
+                done += weight
         self.progress = max(self.progress, min(99, int(100 * done / total)))
 
 

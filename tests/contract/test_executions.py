@@ -105,6 +105,22 @@ async def test_a_message_with_other_contents_is_a_conflict(store: Store) -> None
     assert len(await store.executions.list(Query())) == 1
 
 
+async def test_apply_changes_what_update_changes_and_answers_nothing(store: Store) -> None:
+    made = await store.make()
+    answer = await store.executions.apply(
+        made, lambda execution: execution.complete("a", 1, {"n": 1}, at=EPOCH)
+    )
+    assert answer is None
+    assert (await store.executions.get(made)).data == {"n": 1}
+    assert store.dispatcher.keys == ["a", "b"]
+    with pytest.raises(AttemptOver):
+        await store.executions.apply(
+            made, lambda execution: execution.complete("a", 2, {}, at=EPOCH)
+        )
+    with pytest.raises(ExecutionNotFound):
+        await store.executions.apply(999, retry)
+
+
 async def test_executions_without_a_message_are_never_the_same(store: Store) -> None:
     assert await store.make() != await store.make()
 

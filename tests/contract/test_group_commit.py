@@ -8,9 +8,10 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Connection
 
 from adapters.persistence.batch import Batch
+from adapters.persistence.statements import Statement
 from adapters.persistence.writer import GROUP, STALE_TRIES
 from application.ports import Query
 from domain.definition import PipelineDefinition, StepSpec
@@ -180,19 +181,23 @@ async def test_a_row_that_another_writer_changed_is_read_anew_and_changed_again(
     assert sql.dispatcher.held == {(made, "a"), (made, "b")}
 
 
-async def test_a_change_that_is_always_too_late_is_stale(sql: SqlStore) -> None:
+async def test_a_change_that_is_always_too_late_is_stale(
+    sql: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = await sql.make()
     tries = []
+    execute = Statement.execute
 
-    def overtake(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        if statement.startswith("UPDATE pipeline_execution"):
+    def overtaken(statement: Statement, connection: Connection, rows: Sequence[Any]) -> int:
+        if "b_version" in rows[0]:
             tries.append(1)
-            cursor.execute("UPDATE pipeline_execution SET version = version + 1")
+            connection.exec_driver_sql("UPDATE pipeline_execution SET version = version + 1")
+        return execute(statement, connection, rows)
 
-    event.listen(sql.database.writer, "before_cursor_execute", overtake)
-    with pytest.raises(StaleExecution):
-        await sql.complete(made, "a")
-    event.remove(sql.database.writer, "before_cursor_execute", overtake)
+    with monkeypatch.context() as late:
+        late.setattr(Statement, "execute", overtaken)
+        with pytest.raises(StaleExecution):
+            await sql.complete(made, "a")
     assert len(tries) == STALE_TRIES
     assert (await sql.complete(made, "a")).step("b").attempt == 1
 

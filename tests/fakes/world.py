@@ -17,7 +17,7 @@ from adapters.testkit.world import (
     VirtualClock,
     settle,
 )
-from application.ports import Started
+from application.ports import Load, Started
 from application.step_runner import StepRunner
 from domain.execution import Execution
 from domain.step import Step
@@ -79,6 +79,7 @@ class ManualDispatcher:
         self.withdrawn: list[tuple[int, str]] = []
         self.looks: list[tuple[int, datetime]] = []
         self.cancelled: list[int] = []
+        self.holding = False
         self._lock = threading.Lock()
 
     def admit(self, execution: Execution, ready: Sequence[Step]) -> Collection[str]:
@@ -87,7 +88,7 @@ class ManualDispatcher:
         with self._lock:
             for step in ready:
                 self.asked.append((execution.id, step.key))
-                if len(self.held) < self.slots:
+                if len(self.held) < self.slots and not self.holding:
                     self.held.add((execution.id, step.key))
                     admitted.append(step.key)
         return admitted
@@ -106,6 +107,15 @@ class ManualDispatcher:
 
     def cancel(self, execution_id: int) -> None:
         self.cancelled.append(execution_id)
+
+    def hold(self) -> None:
+        self.holding = True
+
+    def go_on(self) -> None:
+        self.holding = False
+
+    def load(self) -> Load:
+        return Load(self.holding, len(self.held), 0, ())
 
     def free(self, execution_id: int, key: str) -> None:
         """Its handler has ended."""
@@ -144,6 +154,15 @@ class InlineDispatcher:
 
     def cancel(self, execution_id: int) -> None:
         pass
+
+    def hold(self) -> None:
+        raise NotImplementedError("inline steps run at once; hold a real dispatcher")
+
+    def go_on(self) -> None:
+        pass
+
+    def load(self) -> Load:
+        return Load(False, len(self._tasks), 0, ())
 
     async def idle(self) -> None:
         """Wait until nothing runs. Raises what a run has raised."""

@@ -36,9 +36,10 @@ HERE = Path(__file__).parent
 class Scenario:
     """An execution: how it is made, how it stands in the end, and what becomes of it later.
 
-    name: its message_id. stored: the status of each step when the process died. made_by
-    and then: what people and time do to it, before that and afterwards. again: steps that
-    may not run again. data: what has to be in the execution's data then.
+    name: its message_id, or that of the one which was run again. stored: the status of
+    each step when the process died. made_by and then: what people and time do to it,
+    before that and afterwards. data: what has to be in the execution's data in the end.
+    not_again: steps that may not run again.
     """
 
     name: str
@@ -56,8 +57,8 @@ class Scenario:
 
 
 DONE, RUNS, WAITS, FAILED, SKIPPED = "completed", "running", "pending", "failed", "skipped"
-HANGS = {"text": "take", "second": "hangs"}
-FAILS = {"text": "take", "second": "fails"}
+HANGS = {"text": "take", "behave": "hangs"}
+FAILS = {"text": "take", "behave": "fails"}
 AT_SECOND = {"first": DONE, "second": RUNS, "third": WAITS}
 CHAIN_DATA = {"first": "TAKE", "second": "TAKE!", "third": 5}
 
@@ -161,6 +162,15 @@ SCENARIOS = [
         not_again=("first", "second", "third"),
     ),
     Scenario(
+        "running again from its second step",
+        "chain",
+        {"text": "take", "behave": "hangs when run again"},
+        AT_SECOND,
+        made_by=("rerun",),
+        data=CHAIN_DATA,
+        not_again=("first",),
+    ),
+    Scenario(
         "skipped by hand",
         "chain",
         FAILS,
@@ -239,14 +249,14 @@ async def make(place: Path) -> None:
     )
     container.ids.override(providers.Object(SequentialIds()))
     async with running(container):
-        for scenario in SCENARIOS:
-            await _bring_about(container, clock, scenario)
-        (place / "stored_at").write_text(clock.now().isoformat())
+        uuids = {each.name: await _bring_about(container, clock, each) for each in SCENARIOS}
+        made = {"stored_at": clock.now().isoformat(), "uuids": uuids}
+        (place / "made.json").write_text(json.dumps(made))
         sys.stdout.flush()
         os._exit(0)
 
 
-async def _bring_about(container: Container, clock: VirtualClock, scenario: Scenario) -> None:
+async def _bring_about(container: Container, clock: VirtualClock, scenario: Scenario) -> str:
     trigger = container.trigger()
     answer = await trigger(scenario.type, dict(scenario.trigger), message_id=scenario.name)
     uuid = answer.execution.uuid
@@ -254,6 +264,8 @@ async def _bring_about(container: Container, clock: VirtualClock, scenario: Scen
         await _calm(container, uuid)
         if verb == "advance":
             await clock.advance(7200)
+        elif verb == "rerun":
+            uuid = (await container.rerun()(uuid, "second")).uuid
         elif verb == "skip":
             await container.settle().skip(uuid, "second")
         elif verb == "cancel":
@@ -265,6 +277,7 @@ async def _bring_about(container: Container, clock: VirtualClock, scenario: Scen
     assert stored == dict(scenario.stored), (scenario.name, stored)
     assert view.status == scenario.status, (scenario.name, view.status)
     assert (view.paused_at is not None) == scenario.paused
+    return uuid
 
 
 async def _calm(container: Container, uuid: str) -> ExecutionView:
@@ -287,11 +300,12 @@ def main(name: str) -> None:
         connection = sqlite3.connect(place / "rushes.db")
         dump = "\n".join(connection.iterdump()) + "\n"
         connection.close()
-        stored_at = (place / "stored_at").read_text()
+        made = json.loads((place / "made.json").read_text())
     expected = {
-        "stored_at": stored_at,
+        "stored_at": made["stored_at"],
         "executions": {
             each.name: {
+                "uuid": made["uuids"][each.name],
                 "status": each.status,
                 "steps": each.stored,
                 "then": each.then,

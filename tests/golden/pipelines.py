@@ -26,11 +26,11 @@ class _Making:
 making = _Making()
 
 called: list[tuple[str, str, int]] = []
-"""By message_id, step key and attempt."""
+"""By the execution's uuid, step key and attempt."""
 
 
 def _call(context: StepContext) -> None:
-    called.append((str(context.message_id), context.step_key, context.attempt))
+    called.append((context.execution_id, context.step_key, context.attempt))
 
 
 async def _hang() -> None:
@@ -54,10 +54,11 @@ async def first(context: StepContext) -> dict[str, Any]:
 async def second(context: StepContext) -> dict[str, Any]:
     """In the making it does what the trigger says: it hangs, fails, or completes."""
     _call(context)
-    if making.on and context.data.get("second") == "hangs":
+    behave = context.data.get("behave") if making.on else None
+    if behave == "hangs" or (behave == "hangs when run again" and context.message_id is None):
         context.progress(0.4, files=2)
         await _hang()
-    if making.on and context.data.get("second") == "fails":
+    if behave == "fails":
         raise StepError("no film in the camera")
     return {"second": f"{context.data['first']}!"}
 
@@ -109,7 +110,10 @@ async def probe(context: StepContext) -> dict[str, Any]:
         await _hang()
     if wanted == "fails":
         raise StepError(f"{context.params['clip']} can't be read")
-    return {"clip": context.params["clip"], "from_frame": (context.checkpoint or {}).get("frames", 0)}
+    return {
+        "clip": context.params["clip"],
+        "from_frame": (context.checkpoint or {}).get("frames", 0),
+    }
 
 
 @step(depends_on=["probe:*"])

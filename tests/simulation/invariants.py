@@ -47,6 +47,8 @@ INVARIANTS = {
     "step progress": "Step progress carries its attempt, and is dropped unless that attempt "
     "is known to run.",
     "pools": "No pool has more handlers at work than it has slots.",
+    "families": "Spawning the same again changes nothing; a family is closed when all its "
+    "declarers have ended, and only then is who waits for it satisfied.",
     "messages": "One execution per message_id; the same one again is answered with the same.",
     "cards": "At most one active execution per card.",
     "data": "Data is what the trigger brought and what completed steps put out.",
@@ -132,7 +134,7 @@ class History:
         ):
             self._wrong("messages", f"{draft.message_id} has made a second execution")
         # What its first commit brings can only be what the trigger said.
-        told = Told(draft, draft.data, steps={k: Replayed(s.spec) for k, s in draft.steps.items()})
+        told = Told(draft, draft.data, steps={k: Replayed(s.spec) for k, s in draft.steps.items() if not s.spec.dynamic})
         self._told[execution_id] = told
 
     def _compare(self, execution_id: int, stored: Execution) -> None:
@@ -202,20 +204,45 @@ class History:
             self._wrong(name, f"{where} starts while its execution is {state}")
         if step.status == "completed" or step.completed_attempt:
             self._wrong("completed once", f"{where} starts again, at attempt {attempt}")
-        elif step.status == "running" and step.begun_by == self._process:
+        elif (
+            step.status == "running"
+            and step.begun_by == self._process
+            and step.spec.lease_s is None  # taken over, which nobody is told
+        ):
             self._wrong("attempts", f"{where} starts again while attempt {step.attempt} runs")
         elif step.status not in ("pending", "running"):
             self._wrong("order", f"{where} starts while it is {step.status}")
         if attempt <= step.attempt:
             self._wrong("attempts", f"{where} starts with {attempt} after {step.attempt}")
         for name in step.spec.depends_on:
-            other = told.steps[name]
-            if other.status != "completed" and not other.waived:
-                self._wrong("order", f"{where} starts while {name} is {other.status}")
+            for other in self._named(told, name, where):
+                if other.status != "completed" and not other.waived:
+                    self._wrong("order", f"{where} starts while {name} is {other.status}")
         for name in step.spec.after:
-            if not told.steps[name].ended:
-                self._wrong("order", f"{where} starts while {name} is {told.steps[name].status}")
+            for other in self._named(told, name, where):
+                if not other.ended:
+                    self._wrong("order", f"{where} starts while {name} is {other.status}")
         step.status, step.attempt, step.begun_by = "running", attempt, self._process
+
+    def _named(self, told: Told, name: str, where: str = "") -> list[Replayed]:
+        """The step of that name, or a family, which has to be closed for who starts after it."""
+        if not name.endswith(":*"):
+            return [told.steps[name]]
+        family = name[:-2]
+        open_ones = [k for k, s in told.steps.items() if family in s.spec.spawns and not s.ended]
+        if where and open_ones:
+            self._wrong("families", f"{where} starts while {open_ones} may spawn more of {family}")
+        return [step for step in told.steps.values() if step.spec.name == family]
+
+    def _spawned(self, told: Told, fact: RecordedFact) -> None:
+        key, by = fact.data["step_key"], told.steps[fact.data["spawned_by"]]
+        spec = told.execution.definition.spec(fact.data["step_name"])
+        if spec is None or spec.name not in by.spec.spawns or by.status != "running":
+            self._wrong("families", f"#{fact.id}: {key} is spawned by one that is {by.status}")
+            return
+        if key in told.steps:
+            self._wrong("families", f"#{fact.id}: {key} is spawned again")
+        told.steps[key] = Replayed(spec)
 
     def _believed(self, told: Told, step: Replayed, fact: RecordedFact) -> None:
         where, attempt = self._where(fact), fact.data["attempt"]
@@ -262,7 +289,7 @@ class History:
         if step.status == "failed" and fact.data["error"] == BY_HAND:
             step.status, step.waived = "skipped", True
             return
-        above = [told.steps[name] for name in step.spec.depends_on]
+        above = [s for name in step.spec.depends_on for s in self._named(told, name)]
         if step.status != "pending":
             self._wrong("failure", f"{where} is skipped while it is {step.status}")
         if not any(s.status in ("failed", "skipped") and not s.waived for s in above):
@@ -332,6 +359,8 @@ class History:
             self._wrong("attempts", f"{ref} is begun twice")
         self._begun.add(attempt)
         for name in step.spec.depends_on:
+            if name.endswith(":*"):
+                continue
             if told.steps[name].status == "completed" and name not in context.data:
                 self._wrong("data", f"{ref} isn't given what {name} put out")
         pool = step.spec.pool
@@ -341,6 +370,15 @@ class History:
         )
         if busy > self._world.pools[pool]:
             self._wrong("pools", f"{ref} begins as number {busy} in pool {pool}")
+        for limit in step.spec.limits:
+            where = context.data.get(limit.by)
+            busy = 1 + sum(
+                limit in self._told[other.execution_id].steps[other.step_key].spec.limits
+                and self._told[other.execution_id].payload.get(limit.by) == where
+                for other in process.at_work
+            )
+            if where is not None and busy > limit.at_once:
+                self._wrong("pools", f"{ref} begins as number {busy} with {limit.by} {where}")
 
     def heard(self, follower: Follower, message: RecordedFact) -> None:
         who = f"follower {follower.number}"
@@ -406,7 +444,10 @@ class History:
             stored = self._world.disk.executions[execution_id]
             expected = dict(told.payload)
             for step in stored.steps.values():
-                if step.status is StepStatus.COMPLETED:
+                if step.status is StepStatus.COMPLETED and step.spec.dynamic:
+                    family = expected.setdefault(step.name, {})
+                    expected[step.name] = {**family, key_of(step.key): step.output}
+                elif step.status is StepStatus.COMPLETED:
                     expected.update(step.output or {})
             if dict(stored.data) != expected:
                 self._wrong("data", f"execution {execution_id} has {stored.data}, not {expected}")
@@ -417,9 +458,15 @@ class History:
                     self._wrong("liveness", f"step {key} of {execution_id} runs after its end")
 
 
+def key_of(step_key: str) -> str:
+    """``p1`` of ``fam:p1``."""
+    return step_key.partition(":")[2]
+
+
 REPLAY: dict[str, Callable[[History, Told, RecordedFact], None]] = {
     "pipeline:started": History._started,
     "pipeline:step_started": History._step_started,
+    "pipeline:step_spawned": History._spawned,
     "pipeline:step_completed": History._step_completed,
     "pipeline:step_failed": History._step_failed,
     "pipeline:step_retrying": History._step_retrying,

@@ -13,7 +13,10 @@ from datetime import datetime
 from typing import Any
 from unittest import mock
 
+from adapters.dispatch.local import LocalDispatcher
+from application.feed import Entry, Feed
 from application.recovery import Recovery
+from domain import dependencies
 from domain.execution import Execution
 from domain.step import Step, StepStatus
 from tests.simulation.store import Batch, SimulatedExecutions
@@ -36,8 +39,7 @@ _may_start = Execution._may_start
 
 
 def _forgets_the_last_dependency(self: Execution, step: Step) -> bool:
-    spec = replace(step.spec, depends_on=step.spec.depends_on[:-1])
-    return _may_start(self, replace(step, spec=spec))
+    return _may_start(self, replace(step, depends_on=step.depends_on[:-1]))
 
 
 _retry = Execution.retry
@@ -61,6 +63,19 @@ async def _recovers_only_what_ran(self: Recovery, execution_id: int) -> None:
         await _recover(self, execution_id)
 
 
+def _forgets_the_slots(self: LocalDispatcher, execution_id: int, keys: object) -> None:
+    pass
+
+
+_append = Feed._append
+
+
+def _forgets_what_fell_off(self: Feed, entry: Entry) -> None:
+    floor = self._floor
+    _append(self, entry)
+    self._floor = floor
+
+
 Patch = Callable[[], Any]
 
 PLANTED: Mapping[str, Patch] = {
@@ -74,6 +89,15 @@ PLANTED: Mapping[str, Patch] = {
     ),
     "recovery forgets queued steps": lambda: mock.patch.object(
         Recovery, "_recover", _recovers_only_what_ran
+    ),
+    "a family counts as closed while it is still spawned": lambda: mock.patch.object(
+        dependencies, "is_closed", lambda definition, steps, family: True
+    ),
+    "a failed commit keeps the slots it took": lambda: mock.patch.object(
+        LocalDispatcher, "withdraw", _forgets_the_slots
+    ),
+    "the feed forgets that facts fell off its tail": lambda: mock.patch.object(
+        Feed, "_append", _forgets_what_fell_off
     ),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import logging
 import multiprocessing
 import os
 import sys
@@ -23,6 +24,7 @@ def burying() -> Iterator[None]:
     """A process that dies leaves coroutines behind, and what they want to say then is no news."""
     hook, collecting = sys.unraisablehook, gc.isenabled()
     sys.unraisablehook = lambda unraisable: None
+    logging.disable(logging.CRITICAL)
     gc.disable()  # what a run leaves is collected between runs
     try:
         with warnings.catch_warnings():
@@ -31,6 +33,7 @@ def burying() -> Iterator[None]:
             gc.collect()
     finally:
         sys.unraisablehook = hook
+        logging.disable(logging.NOTSET)
         if collecting:
             gc.enable()
 

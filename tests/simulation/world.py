@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import traceback
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import fields, replace
@@ -37,7 +36,7 @@ from application.catalogue import Catalogue
 from application.feed import Entry
 from application.ports import AttemptRef, Query
 from bootstrap import Container, running
-from domain.definition import StepSpec
+from domain.definition import KeyLimit, RetryPolicy, StepSpec
 from domain.errors import (
     AttemptOver,
     CardBusy,
@@ -65,8 +64,15 @@ POLICIES = {field.name for field in fields(StepSpec)} & {
     "retry",
     "run_timeout_s",
     "queue_timeout_s",
+    "lease_s",
+    "priority",
+    "limits",
+    "spawns",
 }
 """What this version's steps can be told about trying again and giving up."""
+
+FAMILY = "fam"
+"""The name of a run's dynamic step, where it has one."""
 
 PROBE = "probe"
 """A pipeline that is triggered when all is over."""
@@ -120,7 +126,6 @@ class World:
         # So small that a short run falls off the tail and needs many pages.
         application.feed.TAIL = self.random.choice((2, 5, 20, 4_096))
         application.feed.PAGE = self.random.choice((1, 3, 500))
-        logging.disable(logging.CRITICAL)
         try:
             self._live()
         except Circles as error:
@@ -129,7 +134,6 @@ class World:
             where = traceback.extract_tb(error.__traceback__)[-1]
             self._bug(f"{error!r} in {where.name}, {Path(where.filename).name}:{where.lineno}")
         finally:
-            logging.disable(logging.NOTSET)
             application.feed.TAIL, application.feed.PAGE = tail, page
             for process in self.processes:
                 process.loop.bury()
@@ -247,7 +251,7 @@ class World:
 
     # -- handlers ----------------------------------------------------------------
 
-    def perform(self, context: StepContext) -> Generator[float | None, None, dict[str, Any]]:
+    def perform(self, context: StepContext) -> Generator[float | Spawn | None, None, dict[str, Any]]:
         """What a handler does: it pauses for what it yields (None: for ever), and ends."""
         process = self.process
         assert process is not None
@@ -267,7 +271,7 @@ class World:
                 self.trace("  %s ends", ref)
         return output
 
-    def _meet(self, context: StepContext) -> Generator[float | None, None, None]:
+    def _meet(self, context: StepContext) -> Generator[float | Spawn | None, None, None]:
         """It ends once its whole pool is at work on steps like this."""
         pool = context.step_name.rsplit("_", 1)[0]
         self.met[pool] = self.met.get(pool, 0) + 1
@@ -276,12 +280,18 @@ class World:
 
     def _toil(
         self, context: StepContext, process: Process, output: dict[str, Any]
-    ) -> Generator[float | None, None, None]:
+    ) -> Generator[float | Spawn | None, None, None]:
         random, faults = self.random, self.faults
         rounds = random.randint(0, 3)
         pause = random.choice((0.0, 0.001, 0.02, 0.5))
         if not self.calm and random.random() < faults.slow:
             pause = random.uniform(1, 20)
+        definition = self.catalogue.get(context.pipeline_type).definition
+        spec = definition.spec(context.step_name)
+        if spec is not None and spec.spawns:
+            # Another attempt may spawn more, or less, of the same.
+            for number in range(random.randint(0, 3)):
+                yield Spawn(context, f"p{number}", {"number": number})
         polite = random.random() < 0.7
         for done in range(1, rounds + 1):
             yield pause * random.random()
@@ -317,7 +327,9 @@ class World:
                 result: dict[str, Any] = end.value
                 return result
             try:
-                if pause is None:
+                if isinstance(pause, Spawn):
+                    await pause()
+                elif pause is None:
                     hanging = asyncio.get_running_loop().create_future()
                     self.hung.append(partial(_let_go, hanging))
                     await hanging
@@ -327,6 +339,9 @@ class World:
                 if not patient or pause is None:
                     work.close()
                     raise
+            except BaseException:
+                work.close()
+                raise
 
     def _in_thread(self, context: StepContext) -> dict[str, Any]:
         raise Blocks(self.perform(context))
@@ -384,6 +399,7 @@ class World:
                     **self._policy(external),
                 )
             )
+        specs = self._family(specs)
         return [
             AuthoredStep(
                 spec,
@@ -394,12 +410,34 @@ class World:
             for spec in specs
         ]
 
+    def _family(self, specs: list[StepSpec]) -> list[StepSpec]:
+        """Sometimes a family, one or two steps that spawn it, and later ones that wait for it."""
+        random = self.random
+        spawners = [i for i, spec in enumerate(specs) if not spec.external][: random.randint(1, 2)]
+        if "spawns" not in POLICIES or not spawners or random.random() > 0.35:
+            return specs
+        family = StepSpec(
+            FAMILY,
+            dynamic=True,
+            required=random.random() < 0.7,
+            pool="narrow" if random.random() < 0.25 else "default",
+            **self._policy(False),
+        )
+        changed = list(specs)
+        for index, spec in enumerate(specs):
+            if index in spawners:
+                changed[index] = replace(spec, spawns=(FAMILY,))
+            elif index > spawners[-1] and random.random() < 0.5:
+                if spec.required and not family.required or random.random() < 0.3:
+                    changed[index] = replace(spec, after=(*spec.after, f"{FAMILY}:*"))
+                else:
+                    changed[index] = replace(spec, depends_on=(*spec.depends_on, f"{FAMILY}:*"))
+        return [*changed, family]
+
     def _policy(self, external: bool) -> dict[str, Any]:
         random = self.random
         policy: dict[str, Any] = {}
         if "retry" in POLICIES and random.random() < 0.4:
-            from domain.definition import RetryPolicy
-
             policy["retry"] = RetryPolicy(
                 retries=random.randint(1, 4),
                 delay_s=random.choice((0.0, 0.01, 1.0)),
@@ -411,6 +449,12 @@ class World:
             policy["run_timeout_s"] = random.choice((2.0, 8.0))
         if "queue_timeout_s" in POLICIES and not external and random.random() < 0.15:
             policy["queue_timeout_s"] = random.choice((1.0, 10.0))
+        if "lease_s" in POLICIES and not external and random.random() < 0.2:
+            policy["lease_s"] = 4.0
+        if "priority" in POLICIES and random.random() < 0.2:
+            policy["priority"] = random.choice((-3, 5))
+        if "limits" in POLICIES and not external and random.random() < 0.15:
+            policy["limits"] = (KeyLimit("where", random.choice((1, 2))),)
         return policy
 
     # -- reporting ---------------------------------------------------------------
@@ -485,10 +529,20 @@ class Faults:
         return otherwise
 
 
+class Spawn:
+    """What a handler's work yields to have another step spawned before it goes on."""
+
+    def __init__(self, context: StepContext, parameter: str, params: dict[str, Any]) -> None:
+        self._context, self._parameter, self._params = context, parameter, params
+
+    async def __call__(self) -> None:
+        await self._context.aspawn(FAMILY, self._parameter, self._params)
+
+
 class Blocks(BaseException):
     """A handler in a thread blocks: ``SimulatedThreads`` lets its work go on in time."""
 
-    def __init__(self, work: Generator[float | None, None, dict[str, Any]]) -> None:
+    def __init__(self, work: Generator[float | Spawn | None, None, dict[str, Any]]) -> None:
         self.work = work
 
 
@@ -506,7 +560,7 @@ class SimulatedThreads:
     def close(self) -> None:
         self._closed = True
 
-    async def run(self, blocking: Callable[[], Any]) -> Any:
+    async def run(self, blocking: Callable[[], Any], *, long: bool = False) -> Any:
         if self._closed:
             raise Unavailable("the server is stopping")
         future = self._loop.create_future()
@@ -528,7 +582,7 @@ class SimulatedThreads:
         else:
             self._settle(future, result=result)
 
-    def _go_on(self, work: Generator[float | None, None, Any], future: Any) -> None:
+    def _go_on(self, work: Generator[float | Spawn | None, None, Any], future: Any) -> None:
         if self._loop.closed:
             return
         try:
@@ -538,11 +592,25 @@ class SimulatedThreads:
         except BaseException as error:
             self._settle(future, error=error)
         else:
+            if isinstance(pause, Spawn):
+                self._loop.call_soon_threadsafe(
+                    lambda: self._loop.create_task(self._spawn(pause, work, future))
+                )
+                return
             go_on = partial(self._world.after, pause or 0.0, self._go_on, work, future)
             if pause is None:
                 self._world.hung.append(go_on)
             else:
                 go_on()
+
+    async def _spawn(self, spawn: Spawn, work: Generator[Any, None, Any], future: Any) -> None:
+        try:
+            await spawn()
+        except BaseException as error:
+            work.close()
+            self._settle(future, error=error)
+        else:
+            self._world.after(0.0, self._go_on, work, future)
 
     def _settle(
         self, future: asyncio.Future[Any], *, result: Any = None, error: Any = None
@@ -575,7 +643,8 @@ class SimulatedClock:
         return self._schedule.now - self._began
 
     async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+        # Time always goes on a little, also where a float is too coarse to show it.
+        await asyncio.sleep(seconds + 1e-6)
 
 
 class SeededChance:
@@ -745,7 +814,7 @@ class People:
         types = [pipeline for pipeline in world.catalogue.all() if pipeline.type != PROBE]
         for number in range(random.randint(1, 5)):
             pipeline = random.choice(types)
-            data: dict[str, Any] = {"payload": number}
+            data: dict[str, Any] = {"payload": number, "where": random.choice(("here", "there"))}
             if pipeline.card:
                 data["sd_path"] = f"/nowhere/cards/{random.choice('AB')}"
             message_id = None if random.random() < 0.15 else f"m{number}"

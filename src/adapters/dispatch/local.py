@@ -97,9 +97,7 @@ class LocalDispatcher:
             held=self._held,
             running=len(self._working),
             waiting=self._pools.waiting,
-            overdue=tuple(
-                attempt.started.ref for attempt in self._working if attempt.told
-            ),
+            overdue=tuple(attempt.started.ref for attempt in self._working if attempt.told),
         )
 
     # -- the port ----------------------------------------------------------------

@@ -15,6 +15,7 @@ import msgspec
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import StaticPool
 
 from domain.errors import InvalidInput, Unavailable
 
@@ -44,10 +45,11 @@ class Database:
     def open(self) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = self._engine(pool_size=1)
+            # One connection, whoever asks: the writer's thread keeps it, and nobody else writes.
+            self._writer = self._engine(poolclass=StaticPool)
             event.listen(self._writer, "begin", _begin_immediate)
             self._migrate()
-            self._reader = self._engine(pool_size=READERS)
+            self._reader = self._engine(pool_size=READERS, max_overflow=0)
             event.listen(self._reader, "connect", _read_only)
             event.listen(self._reader, "begin", _begin)
         except (OSError, DBAPIError) as error:
@@ -76,11 +78,10 @@ class Database:
             raise Unavailable(f"the database {self.path} is closed")
         return self._reader
 
-    def _engine(self, *, pool_size: int) -> Engine:
+    def _engine(self, **pool: Any) -> Engine:
         engine = create_engine(
             self.url,
-            pool_size=pool_size,
-            max_overflow=0,
+            **pool,
             connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_S},
             json_serializer=lambda value: msgspec.json.encode(value).decode(),
             json_deserializer=msgspec.json.decode,

@@ -22,14 +22,18 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
+import os
 import queue
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from adapters.persistence.batch import Batch, Committed, StaleRow, read_committed
@@ -80,8 +84,12 @@ class Writer:
         self._loop = loop
         self._queue: queue.SimpleQueue[_Piece[Any] | None] = queue.SimpleQueue()
         self._committed = Committed()
+        # Kept: to check it out for every commit takes as long as what a transition writes.
+        self._connection: Connection | None = None
         self._closing = False
         self._door = threading.Lock()
+        self._failpoint = os.environ.get("RUSHES_FAILPOINT", "")
+        self._commits = 0
         self._thread = threading.Thread(target=self._run, name="rushes-writer", daemon=True)
 
     def open(self) -> None:
@@ -96,6 +104,7 @@ class Writer:
                 self._closing = True
                 self._queue.put(None)
         self._thread.join()
+        self._disconnect()
 
     def live(self, reference: str | int) -> Execution | None:
         """The committed state of an execution that is under way. Nobody may change it."""
@@ -147,13 +156,18 @@ class Writer:
 
     def _commit(self, group: Sequence[_Piece[Any]], tries: int = 1) -> None:
         try:
-            with self._database.writer.connect() as connection, connection.begin():
+            if self._connection is None:
+                self._connection = self._database.writer.connect()
+            with self._connection.begin():
+                connection = self._connection
                 batch = Batch(connection, self._committed, self._dispatcher)
                 try:
                     for piece in group:
                         self._do(piece, batch)
                     batch.flush()
+                    self._fail_at("before_commit")
                     connection.commit()
+                    self._fail_at("after_commit")
                 except BaseException:
                     batch.withdraw()
                     # A COMMIT that fails leaves SQLite's transaction open, and SQLAlchemy
@@ -161,10 +175,29 @@ class Writer:
                     connection.connection.rollback()
                     raise
         except Exception as error:
+            self._disconnect()
             self._commit_failed(group, error, tries)
             return
         started = batch.commit_into(self._committed)
         self._answer(group, batch.facts, started, batch.due())
+
+    def _fail_at(self, where: str) -> None:
+        """For ``tests/chaos``: ``RUSHES_FAILPOINT=before_commit:7`` dies at the seventh commit.
+
+        As ``kill -9`` would, at the two places where it matters most and that no kill
+        from outside hits on purpose. Nothing happens unless it is set.
+        """
+        if not self._failpoint:
+            return
+        self._commits += where == "before_commit"
+        if self._failpoint == f"{where}:{self._commits}":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):  # it is given up anyway
+                connection.close()
 
     def _do(self, piece: _Piece[Any], batch: Batch) -> None:
         piece.error = piece.result = None

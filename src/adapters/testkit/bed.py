@@ -37,6 +37,7 @@ from application.feed import Feed
 from application.pause import Pause
 from application.progress import ProgressBoard
 from application.recovery import Recovery
+from application.rerun import Rerun
 from application.retry import Retry
 from application.settle import Settle
 from application.step_runner import StepRunner
@@ -202,6 +203,23 @@ class Testbed:
         await self._until(found, there, f"has step {step_key} {status}")
         return await self.look(found)
 
+    async def rest(self) -> None:
+        """Let everything happen for which no time has to pass; handlers at work are waited for."""
+        last, deadline = self._happened(), time.monotonic() + self._patience_s
+        while True:
+            await self._quiet()
+            working = self._working()
+            if not working:
+                return
+            if self._happened() != last:
+                last, deadline = self._happened(), time.monotonic() + self._patience_s
+            if time.monotonic() > deadline:
+                raise Stuck(
+                    f"{', '.join(working)} at work for {self._patience_s:g} real seconds. "
+                    "Let a script stand in for it, or move the time yourself with advance()"
+                )
+            await asyncio.sleep(0.0005)
+
     async def advance(self, seconds: float) -> None:
         """Let this much time pass, and what happens in it happen; handlers aren't waited for."""
         target = self.clock.monotonic() + seconds
@@ -214,7 +232,7 @@ class Testbed:
 
     async def look(self, execution: str | int | None = None) -> Result:
         """How it stands, and what was told of it."""
-        found = self.executions.stands(self._find(execution))
+        found = self.executions.committed(self._find(execution))
         assert found.id is not None
         view = ExecutionView.of(found, self._board.of(found.id))
         facts = await self.executions.facts(0, 1_000_000, found.id)
@@ -228,6 +246,12 @@ class Testbed:
         found = self._find(execution)
         await Retry(executions=self.executions, clock=self.clock)(found)
         return await self.finish(found)
+
+    async def rerun(self, from_step: str, execution: str | int | None = None) -> Result:
+        """Do a part of one that has ended again, as a new execution, to its end."""
+        rerun = Rerun(executions=self.executions, clock=self.clock, ids=self._ids)
+        self._last = (await rerun(self._find(execution), from_step)).id
+        return await self.finish()
 
     async def cancel(self, execution: str | int | None = None) -> Result:
         found = self._find(execution)
@@ -373,7 +397,7 @@ class Testbed:
         reference = self._last if execution is None else execution
         if reference is None:
             raise ValueError("nothing was started yet")
-        found = self.executions.stands(reference)
+        found = self.executions.committed(reference)
         assert found.id is not None
         return found.id
 
@@ -384,7 +408,7 @@ class Testbed:
         found = self._find(execution)
         if attempt is None:
             await self.until(step_key, "running", found)
-            attempt = self.executions.stands(found).step(step_key).attempt
+            attempt = self.executions.committed(found).step(step_key).attempt
         return found, attempt
 
     async def _until(
@@ -393,7 +417,7 @@ class Testbed:
         """Time jumps whenever nothing else can bring it about."""
 
         def there() -> bool:
-            return condition(self.executions.stands(execution))
+            return condition(self.executions.committed(execution))
 
         last = self._happened()
         deadline = time.monotonic() + self._patience_s
@@ -401,7 +425,7 @@ class Testbed:
             if self._happened() != last:
                 last = self._happened()
                 deadline = time.monotonic() + self._patience_s
-            now = self.executions.stands(execution)
+            now = self.executions.committed(execution)
             if now.status is not ExecutionStatus.RUNNING and not now.unfinished:
                 raise Stuck(f"it never {what}: {_described(now)}")
             working = self._working()
@@ -430,8 +454,9 @@ class Testbed:
             seen = happened
         return there()
 
-    def _happened(self) -> tuple[int, int]:
-        return self.executions.commits, self._dispatcher.ended
+    def _happened(self) -> tuple[int, int, int]:
+        dispatcher = self._dispatcher
+        return self.executions.commits, dispatcher.ended, len(dispatcher.at_work())
 
     def _working(self) -> list[str]:
         """The attempts that are waited for in real time: for their outcome, or their slot."""

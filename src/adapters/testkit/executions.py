@@ -57,22 +57,25 @@ class MemoryExecutions:
         return Triggered(own(stored), None)
 
     async def update(self, execution_id: int, change: Change) -> Execution:
+        return own(await self._change(execution_id, change))
+
+    async def apply(self, execution_id: int, change: Change) -> None:
+        await self._change(execution_id, change)
+
+    async def _change(self, execution_id: int, change: Change) -> Execution:
         dispatcher = await self._turn()
-        before = own(self._find(execution_id))
+        before = self._find(execution_id)
         moved = transition(before, change, dispatcher)
         if moved.draft.active and not before.active:
             holder = self._holder(moved.draft.card_key)
             if holder is not None:
                 self._withdraw(moved)
                 raise CardBusy(str(holder.card_key), holder.uuid)
-        after = self._store(moved) if moved.draft.differs_from(before) else before
+        after = self._store(moved, before) if moved.draft.differs_from(before) else before
         look_at = moved.draft.next_look_at()
         if look_at is not None:
             dispatcher.look_again(execution_id, look_at)
-        return own(after)
-
-    async def apply(self, execution_id: int, change: Change) -> None:
-        await self.update(execution_id, change)
+        return after
 
     async def get(self, reference: str | int) -> Execution:
         await self._turn()
@@ -117,11 +120,16 @@ class MemoryExecutions:
         await self._turn()
         return (0, len(self._facts))
 
-    def stands(self, reference: str | int) -> Execution:
-        """The last committed state, at once. Raises ``ExecutionNotFound``."""
+    def committed(self, reference: str | int) -> Execution:
+        """The last committed state itself, which nobody may change.
+
+        Raises ``ExecutionNotFound``.
+        """
+        if reference in self._executions:
+            return self._executions[int(reference)]
         for execution in self._executions.values():
-            if reference in (execution.id, execution.uuid):
-                return own(execution)
+            if reference == execution.uuid:
+                return execution
         raise ExecutionNotFound(reference)
 
     def runs(self, attempt: AttemptRef) -> bool:
@@ -178,13 +186,13 @@ class MemoryExecutions:
             assert moved.draft.id is not None
             self._open().withdraw(moved.draft.id, [step.key for step in moved.admitted])
 
-    def _store(self, moved: Transition) -> Execution:
+    def _store(self, moved: Transition, before: Execution | None = None) -> Execution:
         try:
             self._commit()
         except Unavailable:
             self._withdraw(moved)
             raise
-        stored = own(moved.draft)
+        stored = own(moved.draft, before)
         assert stored.id is not None
         stored.version += 1
         facts = [
@@ -208,18 +216,20 @@ class MemoryExecutions:
         return stored
 
 
-def own(execution: Execution) -> Execution:
-    """A copy that shares nothing with it that could be changed."""
+def own(execution: Execution, before: Execution | None = None) -> Execution:
+    """A copy that shares nothing with it that could be changed, but what ``before`` has too."""
     copied = execution.copy()
     copied.recorded = list(execution.recorded)
-    copied.data = deepcopy(execution.data)
-    copied.steps = {
-        key: replace(
-            step,
-            output=deepcopy(step.output),
-            params=deepcopy(step.params),
-            checkpoint=deepcopy(step.checkpoint),
-        )
-        for key, step in execution.steps.items()
-    }
+    if before is None or execution.data is not before.data:
+        copied.data = deepcopy(execution.data)
+    known = {} if before is None else before.steps
+    for key, step in execution.steps.items():
+        holds = step.output is not None or step.params or step.checkpoint is not None
+        if holds and known.get(key) is not step:
+            copied.steps[key] = replace(
+                step,
+                output=deepcopy(step.output),
+                params=deepcopy(step.params),
+                checkpoint=deepcopy(step.checkpoint),
+            )
     return copied

@@ -120,6 +120,16 @@ async def test_a_failed_execution_is_retried_from_what_failed() -> None:
     assert cutting.attempts == [1, 2]
 
 
+async def test_a_part_is_run_again_as_a_new_execution() -> None:
+    cutting = script(returns({"cut": 1}), returns({"cut": 2}))
+    async with Testbed(two, handlers={"cut": cutting}) as bed:
+        first = await bed.run({"take": 1})
+        again = await bed.rerun("cut")
+        assert (await bed.look()).uuid == again.uuid != first.uuid
+    assert again.status == "completed"
+    assert "fetch" not in [event["data"].get("step_key") for event in again.events]
+
+
 async def test_a_failed_step_is_settled_by_hand() -> None:
     async with Testbed(two, handlers={"fetch": fails("gone", permanent=True)}) as bed:
         await bed.run({"take": 1})
@@ -183,8 +193,7 @@ async def test_a_crash_is_taken_over_with_the_checkpoint_that_was_left() -> None
     scripted = script(hangs(first=does(half)), does(part))
     async with Testbed(family, handlers={"part": scripted}) as bed:
         await bed.start()
-        await bed.until("part:2")
-        await bed.advance(1)
+        await bed.rest()
         await bed.crash()
         result = await bed.finish()
     assert result.status == "completed"
@@ -299,6 +308,8 @@ async def test_advance_ends_a_handler_of_ones_own() -> None:
         await bed.start()
         with pytest.raises(Stuck, match=r"endless \(attempt 1\) at work for 0.1 real seconds"):
             await bed.finish()
+        with pytest.raises(Stuck, match=r"endless \(attempt 1\) at work"):
+            await bed.rest()
         await bed.advance(HOUR)
         result = await bed.finish()
     assert result.error_message == "step endless failed (attempt 1): ran longer than 3600 s"

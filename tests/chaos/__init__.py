@@ -1,0 +1,1 @@
+"""``kill -9``, for real and again and again (docs/reliability.md)."""
