@@ -172,7 +172,9 @@ class Chaos:
         assert process is not None
         failpoint = self._server.environment.get("RUSHES_FAILPOINT", "")
         die_at = time.monotonic() + (
-            DEADLINE_S if failpoint else self._random.choice((0.05, 0.3, 0.6)) * self._random.random()
+            DEADLINE_S
+            if failpoint
+            else self._random.choice((0.05, 0.3, 0.6)) * self._random.random()
         )
         while process.poll() is None and time.monotonic() < die_at:
             self._work()
@@ -231,7 +233,9 @@ class Chaos:
             card = self._server.cards / name
             # Made elsewhere and moved: a card is there whole or not at all.
             made = self._place / "making" / name
-            footage = gopro_card(made, clips=2, clip_bytes=self._random.choice((100_000, 3_000_000)))
+            footage = gopro_card(
+                made, clips=2, clip_bytes=self._random.choice((100_000, 3_000_000))
+            )
             shutil.move(made, card)
             body = {"pipeline_type": "sd_ingest", "data": {"sd_path": str(card)}}
             return Handed(kind, message_id, body, footage=footage)
@@ -260,7 +264,9 @@ class Chaos:
 
     def _put_right(self, *, opening: bool) -> None:
         gates = {each.execution_id: each.gate for each in self._handed}
-        for execution in self._server.get("/api/pipeline", status="failed", limit=200)["executions"]:
+        for execution in self._server.get("/api/pipeline", status="failed", limit=200)[
+            "executions"
+        ]:
             execution_id = execution["execution_id"]
             gate = gates.get(execution_id)
             if gate is not None and opening:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -431,3 +433,24 @@ async def test_nothing_comes_to_stand_behind_the_end_of_the_queue(sql: SqlStore)
     await asyncio.to_thread(writer.close)
     await until(lambda: answers == [1], within_s=5)
     thread.join(5)
+
+
+async def test_while_another_tool_writes_all_that_waits_is_refused_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each alone would wait for the lock once more, and a stop would wait for them all."""
+    monkeypatch.setattr("adapters.persistence.database.BUSY_TIMEOUT_S", 0.05)
+    store = SqlStore(tmp_path / "locked.db")
+    await store.open()
+    made = [await store.make() for _ in range(20)]
+    other = sqlite3.connect(tmp_path / "locked.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    answers = await asyncio.gather(
+        *(store.complete(each, "a") for each in made), return_exceptions=True
+    )
+    assert {type(answer) for answer in answers} == {Unavailable}
+    other.execute("ROLLBACK")
+    other.close()
+    again = await store.together(*(store.complete(each, "a") for each in made))
+    assert all(isinstance(answer, Execution) for answer in again)
+    await store.close()

@@ -134,7 +134,11 @@ class History:
         ):
             self._wrong("messages", f"{draft.message_id} has made a second execution")
         # What its first commit brings can only be what the trigger said.
-        told = Told(draft, draft.data, steps={k: Replayed(s.spec) for k, s in draft.steps.items() if not s.spec.dynamic})
+        told = Told(
+            draft,
+            draft.data,
+            steps={k: Replayed(s.spec) for k, s in draft.steps.items() if not s.spec.dynamic},
+        )
         self._told[execution_id] = told
 
     def _compare(self, execution_id: int, stored: Execution) -> None:

@@ -53,9 +53,7 @@ def _run(seed: int, tracing: bool, bug: str | None) -> World:
 def run_chunk(chunk: tuple[int, int, str | None]) -> list[tuple[int, list[str]]]:
     first, count, bug = chunk
     with burying(), planted(bug):
-        return [
-            (seed, _run(seed, False, bug).violations) for seed in range(first, first + count)
-        ]
+        return [(seed, _run(seed, False, bug).violations) for seed in range(first, first + count)]
 
 
 def run_many(

@@ -251,7 +251,9 @@ class World:
 
     # -- handlers ----------------------------------------------------------------
 
-    def perform(self, context: StepContext) -> Generator[float | Spawn | None, None, dict[str, Any]]:
+    def perform(
+        self, context: StepContext
+    ) -> Generator[float | Spawn | None, None, dict[str, Any]]:
         """What a handler does: it pauses for what it yields (None: for ever), and ends."""
         process = self.process
         assert process is not None
@@ -952,20 +954,20 @@ class People:
             if not world.calm and random.random() < 0.3:
                 await asyncio.sleep(random.uniform(0, 5))
                 attempt = max(1, attempt - random.randint(0, 1))
-            with contextlib.suppress(Lost, Unavailable, AttemptOver):
-                if world.calm or random.random() < 0.7:
-                    output = {step.name: [execution.uuid, step.key, attempt]}
-                    await world.ask(
-                        lambda c, e=execution, s=step, a=attempt, o=output: (  # type: ignore[misc]
-                            c.advance().complete_external(e.uuid, s.key, a, o)
-                        )
-                    )
-                else:
-                    await world.ask(
-                        lambda c, e=execution, s=step, a=attempt: (  # type: ignore[misc]
-                            c.advance().fail_external(e.uuid, s.key, a, "it said no")
-                        )
-                    )
+            try:
+                await self._report(execution, step.key, attempt)
+            except (Lost, Unavailable, AttemptOver):
+                pass
+            except RushesError as refusal:
+                world.violate("attempts", f"{step.key}, attempt {attempt}: {refusal!r}")
+
+    async def _report(self, execution: Execution, key: str, attempt: int) -> None:
+        world, uuid = self._world, execution.uuid
+        if world.calm or self._random.random() < 0.7:
+            output = {execution.steps[key].name: [uuid, key, attempt]}
+            await world.ask(lambda c: c.advance().complete_external(uuid, key, attempt, output))
+        else:
+            await world.ask(lambda c: c.advance().fail_external(uuid, key, attempt, "it said no"))
 
     async def _zombies(self) -> None:
         """Work of a process that is dead, and whose result comes all the same."""
@@ -979,9 +981,7 @@ class People:
                 continue
             world.trace("the dead speak: %s", ref)
             try:
-                await world.ask(
-                    lambda c, r=ref, o=output: c.advance().complete(r, o)  # type: ignore[misc]
-                )
+                await world.ask(lambda c, ref=ref, output=output: c.advance().complete(ref, output))
             except (Lost, Unavailable, AttemptOver):
                 pass
             except RushesError as error:
@@ -998,7 +998,7 @@ class People:
             run = world.history.run_of(execution_id)
             with contextlib.suppress(Lost, Unavailable):
                 view = await world.ask(
-                    lambda c, i=execution_id: c.status().get(i)  # type: ignore[misc]
+                    lambda c, execution_id=execution_id: c.status().get(execution_id)
                 )
                 if run == world.history.run_of(execution_id):
                     world.history.shown(run, view)

@@ -27,6 +27,7 @@ import logging
 import os
 import queue
 import signal
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -213,6 +214,13 @@ class Writer:
             piece.error = error
 
     def _commit_failed(self, group: Sequence[_Piece[Any]], error: Exception, tries: int) -> None:
+        if _is_locked(error):
+            # Nothing was begun, and it is no piece's fault: who tries each alone would wait
+            # as long again for every one of them.
+            for piece in group:
+                piece.error = _refusal(error)
+            self._answer(group)
+            return
         self._forget()
         if len(group) > 1:
             log.warning("a commit of %d changes failed (%s); trying each alone", len(group), error)
@@ -283,6 +291,12 @@ def _resolve(piece: _Piece[Any]) -> None:
         piece.future.set_exception(piece.error)
     else:
         piece.future.set_result(piece.result)
+
+
+def _is_locked(error: Exception) -> bool:
+    """Whether somebody else has the file open with another tool, and writes."""
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0)
+    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _refusal(error: Exception) -> BaseException:
