@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint bench proto clean
+.PHONY: setup demo test lint bench chaos proto clean
 
 setup: $(READY)
 
@@ -38,6 +38,10 @@ lint: $(READY)
 bench: $(READY)
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.engine
+
+# kill -9, 200 times, with executions of all shapes in flight: docs/reliability.md.
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos --kills 200
 
 # Generated files, made again after a change of what they are generated from.
 proto: $(READY)

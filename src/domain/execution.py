@@ -194,6 +194,19 @@ class Execution:
         execution.rerun_of = original.id
         execution.job_id = original.job_id
         execution.steps.update(kept)
+        rest = {key: step for key, step in original.steps.items() if key not in kept}
+        spawning = {family for step in rest.values() for family in step.spec.spawns}
+        for key, step in rest.items():
+            if step.spec.dynamic and step.name not in spawning:
+                # Who spawned it doesn't run again, so nobody else would make it.
+                execution.steps[key] = Step(
+                    step.spec,
+                    key,
+                    created_at=at,
+                    params=step.params,
+                    depends_on=step.depends_on,
+                    after=step.after,
+                )
         for step in kept.values():
             if step.output:
                 execution._merge(step, step.output)

@@ -85,6 +85,7 @@ class Told:
     paused: bool = False
     retries: int = 0
     steps: dict[str, Replayed] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
     progress: int = 0
     progress_of: tuple[int, int] = (0, 0)
 
@@ -133,12 +134,21 @@ class History:
             told.execution.message_id == draft.message_id for told in self._told.values()
         ):
             self._wrong("messages", f"{draft.message_id} has made a second execution")
-        # What its first commit brings can only be what the trigger said.
-        told = Told(
-            draft,
-            draft.data,
-            steps={k: Replayed(s.spec) for k, s in draft.steps.items() if not s.spec.dynamic},
-        )
+        # What its first commit brings can only be what the trigger said, or what an
+        # execution that is run again has kept of the one before.
+        told = Told(draft, draft.data if draft.rerun_of is None else draft.given())
+        for key, step in draft.steps.items():
+            if draft.rerun_of is not None and step.satisfies:
+                told.kept.add(key)
+                told.steps[key] = Replayed(
+                    step.spec,
+                    status=step.status.value,
+                    attempt=step.attempt,
+                    waived=step.waived,
+                    completed_attempt=step.attempt,
+                )
+            elif draft.rerun_of is not None or not step.spec.dynamic:
+                told.steps[key] = Replayed(step.spec)
         self._told[execution_id] = told
 
     def _compare(self, execution_id: int, stored: Execution) -> None:
@@ -163,7 +173,8 @@ class History:
                 self._wrong(
                     "attempts", f"{where} is at {step.attempt}, told to be at {replayed.attempt}"
                 )
-            if step.status is StepStatus.COMPLETED and stored.definition.type != "probe":
+            theirs = key in told.kept or stored.definition.type == "probe"
+            if step.status is StepStatus.COMPLETED and not theirs:
                 self._check_output(where, step.name, step.output, step.attempt, stored, key)
 
     def _check_output(

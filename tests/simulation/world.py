@@ -57,6 +57,9 @@ T = TypeVar("T")
 
 SETTINGS = Settings.load({"library": "/nowhere/library", "card_roots": "/nowhere/cards"}, {})
 
+CONTAINER = Container()
+"""Emptied and filled again for each process: making one costs more than using it."""
+
 CALM_S = 600.0
 """Virtual seconds in which everything has to come to its end once nothing goes wrong."""
 
@@ -430,7 +433,7 @@ class World:
             if index in spawners:
                 changed[index] = replace(spec, spawns=(FAMILY,))
             elif index > spawners[-1] and random.random() < 0.5:
-                if spec.required and not family.required or random.random() < 0.3:
+                if (spec.required and not family.required) or random.random() < 0.3:
                     changed[index] = replace(spec, after=(*spec.after, f"{FAMILY}:*"))
                 else:
                     changed[index] = replace(spec, depends_on=(*spec.depends_on, f"{FAMILY}:*"))
@@ -671,10 +674,11 @@ class Process:
         self.loop = SimulatedLoop(world.schedule, world.random, world._bug)
         self.waiting: list[asyncio.Future[Any]] = []
         self.at_work: dict[AttemptRef, tuple[AttemptRef, dict[str, Any]]] = {}
-        self.container = Container(settings=replace(SETTINGS, pools=world.pools))
+        self.container = CONTAINER
         self._world = world
         self._stop = asyncio.Event()
         fakes = {
+            "settings": replace(SETTINGS, pools=world.pools),
             "clock": SimulatedClock(world.schedule),
             "ids": world.ids,
             "chance": SeededChance(world.random),
@@ -685,8 +689,10 @@ class Process:
             "catalogue": world.catalogue,
         }
         for name, fake in fakes.items():
-            if hasattr(self.container, name):
-                getattr(self.container, name).override(providers.Object(fake))
+            provider = getattr(self.container, name)
+            provider.reset_override()
+            provider.override(providers.Object(fake))
+        self.container.reset_singletons()
 
     def start(self) -> None:
         self._world.trace("process %d starts", self.number)
@@ -929,6 +935,17 @@ class People:
         output = {step.name: [execution.uuid, key, step.attempt, "by hand"]}
         await self._world.ask(lambda c: c.settle().complete(execution.uuid, key, output))
 
+    async def rerun(self, execution: Execution) -> None:
+        key = self._random.choice(list(execution.steps))
+        await self._world.ask(lambda c: c.rerun()(execution.uuid, key))
+
+    async def hold(self, execution: Execution) -> None:
+        """The whole engine, whatever the execution."""
+        await self._world.ask(_at_once(lambda c: c.dispatcher().hold()))
+
+    async def go_on(self, execution: Execution) -> None:
+        await self._world.ask(_at_once(lambda c: c.dispatcher().go_on()))
+
     def _some_step(self, execution: Execution) -> str:
         failed = [s.key for s in execution.steps.values() if s.status is StepStatus.FAILED]
         return self._random.choice(failed or list(execution.steps))
@@ -1008,6 +1025,8 @@ class People:
         world = self._world
         while True:
             await asyncio.sleep(1.0)
+            with contextlib.suppress(Lost):
+                await world.ask(_at_once(lambda c: c.dispatcher().go_on()))
             for execution in list(world.disk.executions.values()):
                 verb: Verb | None = None
                 if execution.status is ExecutionStatus.FAILED:
@@ -1017,6 +1036,13 @@ class People:
                 if verb is not None:
                     with contextlib.suppress(Lost, CardBusy, IllegalTransition):
                         await verb(self, execution)
+
+
+def _at_once(said: Callable[[Container], None]) -> Callable[[Container], Awaitable[None]]:
+    async def say(container: Container) -> None:
+        said(container)
+
+    return say
 
 
 Verb = Callable[[People, Execution], Awaitable[None]]
@@ -1030,6 +1056,9 @@ _WANTED: tuple[tuple[Verb, str], ...] = (
     (People.resume, "pause"),
     (People.skip, "settle"),
     (People.complete, "settle"),
+    (People.rerun, "rerun"),
+    (People.hold, "rerun"),
+    (People.go_on, "rerun"),
 )
 
 VERBS: list[Verb] = [verb for verb, provider in _WANTED if hasattr(Container, provider)]

@@ -27,8 +27,8 @@ Row = Mapping[str, Any]
 _json = msgspec.json.Encoder()
 
 # Before it takes a value that is no plain int, float or str, the driver asks round for an
-# adapter, and to find that there is none takes longer than to write the value. A third of
-# a transition's values are None. These two answer at once with what would be written anyway.
+# adapter, and to find that there is none takes longer than to write the value. A quarter
+# of a transition's values are None. These two answer at once with what would be written anyway.
 sqlite3.register_adapter(type(None), lambda none: none)
 sqlite3.register_adapter(bool, int)
 
@@ -51,7 +51,7 @@ class Statement:
         if self._sql is None:
             self._compile(rows[0])
         assert self._sql is not None
-        # The driver's own cursor: SQLAlchemy's way there takes five times as long as the few
+        # The driver's own cursor: SQLAlchemy's way there takes longer than to write the few
         # rows of a lonely transition, and all that it would add here is its kind of error.
         cursor = connection.connection.cursor()
         try:
