@@ -54,7 +54,7 @@ INVARIANTS = {
     "data": "Data is what the trigger brought and what completed steps put out.",
     "no surprises": "Nothing raises where nobody catches it.",
 }
-"""Each by its name, with the line of DESIGN.md section 3 that it stands for."""
+"""Each by its name, with the rule that it stands for."""
 
 BY_HAND = "skipped by hand"
 
