@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from domain.errors import (
 from domain.execution import Execution, ExecutionStatus
 from domain.step import StepStatus
 from tests.contract.conftest import AB, PAIR, Store
-from tests.fakes.world import EPOCH
+from tests.fakes.world import EPOCH, until
 
 MANY = 64
 
@@ -788,3 +789,15 @@ async def test_a_caller_that_goes_away_disturbs_nobody(store: Store) -> None:
     leaving.cancel()
     assert (await staying).step("y").status is StepStatus.COMPLETED
     assert (await asyncio.gather(leaving, return_exceptions=True))[0] is not None
+
+
+async def test_a_step_that_has_to_queue_at_the_trigger_is_looked_at_when_its_wait_is_over(
+    store: Store,
+) -> None:
+    store.dispatcher.slots = 0
+    definition = PipelineDefinition("queued", (StepSpec("a", queue_timeout_s=5),))
+    triggered = await store.executions.trigger(
+        Execution.trigger(definition, uuid="q-1", data={}, at=EPOCH), "hash"
+    )
+    await until(lambda: store.dispatcher.looks, within_s=2)
+    assert store.dispatcher.looks == [(triggered.execution.id, EPOCH + timedelta(seconds=5))]

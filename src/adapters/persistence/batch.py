@@ -121,6 +121,7 @@ class Batch:
             self.remember(draft.message_id, draft.id, contents_hash)
         if draft.card_key is not None:
             self._cards[draft.card_key] = draft.id
+        self._looked_at[draft.id] = draft
         self._adopt(moved)
         return draft
 

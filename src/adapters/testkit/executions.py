@@ -54,6 +54,9 @@ class MemoryExecutions:
         stored = self._store(Transition(draft, start_ready(draft, dispatcher)))
         if draft.message_id is not None:
             self._messages[draft.message_id] = (draft.id, contents_hash)
+        look_at = stored.next_look_at()
+        if look_at is not None:
+            dispatcher.look_again(draft.id, look_at)
         return Triggered(own(stored), None)
 
     async def update(self, execution_id: int, change: Change) -> Execution:
