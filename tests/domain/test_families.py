@@ -310,3 +310,26 @@ def test_what_still_runs_is_not_run_again() -> None:
     execution = triggered(StepSpec("a"))
     with pytest.raises(IllegalTransition, match="be run again"):
         Execution.rerun(execution, "a", uuid="v", at=at(1))
+
+
+def test_a_member_is_run_again_without_its_spawner() -> None:
+    execution = scanning()
+    for parameter in ("A", "B"):
+        spawn(execution, parameter, params={"clip": parameter})
+        run(execution, f"probe:{parameter}", {"codec": parameter})
+    execution.complete("scan", 1, {"found": 2}, at=at(5))
+    run(execution, "report")
+    execution.id = 7
+    again = Execution.rerun(execution, "probe:A", uuid="v", at=at(9))
+    assert {key: step.status for key, step in again.steps.items()} == {
+        "scan": StepStatus.COMPLETED,
+        "probe:A": StepStatus.PENDING,
+        "probe:B": StepStatus.COMPLETED,
+        "report": StepStatus.PENDING,
+    }
+    assert again.step("probe:A").params == {"clip": "A"}
+    assert ready(again) == ["probe:A"]
+    run(again, "probe:A", {"codec": "again"})
+    run(again, "report")
+    assert again.status is ExecutionStatus.COMPLETED
+    assert again.data["probe"] == {"A": {"codec": "again"}, "B": {"codec": "B"}}
