@@ -56,12 +56,10 @@ class Entry:
     def __init__(self, message: Message, published_at: float | None) -> None:
         self.message = message
         self.published_at = published_at
-        self._encoded: dict[Callable[[Message], str], str] | None = None  # few are ever asked
+        self._encoded: dict[Callable[[Message], str], str] = {}
 
     def encoded(self, encode: Callable[[Message], str]) -> str:
         """The message as ``encode`` writes it, made once for all followers that use it."""
-        if self._encoded is None:
-            self._encoded = {}
         text = self._encoded.get(encode)
         if text is None:
             text = self._encoded[encode] = encode(self.message)

@@ -20,10 +20,6 @@ MAX_OBJECT_BYTES = 1024 * 1024
 MAX_DEPTH = 100
 """How many objects and lists may stand in each other: copying and comparing are recursive."""
 
-# ``json.dumps`` with options makes an encoder anew for every call.
-_plain = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
-_canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=True, allow_nan=False)
-
 
 def json_object(value: object, what: str) -> dict[str, Any]:
     """A copy of ``value`` as a JSON object.
@@ -37,7 +33,7 @@ def json_object(value: object, what: str) -> dict[str, Any]:
         return {}
     try:
         _check(value, what, MAX_DEPTH)
-        text = _plain.encode(dict(value)).encode()
+        text = json.dumps(dict(value), ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
         raise InvalidInput(f"{what} holds text that is not valid Unicode", field=what) from None
     except (TypeError, ValueError) as error:
@@ -74,7 +70,7 @@ def json_copy(value: Any) -> Any:
 
 def contents_hash(*parts: object) -> str:
     """A fingerprint that is equal exactly for equal JSON, however its keys are ordered."""
-    text = _canonical.encode(parts)
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
