@@ -44,7 +44,7 @@ from adapters.settings import Settings
 from application.authoring import Pipeline, StepContext, external_step, step
 from application.catalogue import Catalogue
 from application.ports import Executions
-from application.transition import fact_data
+from application.transition import recorded
 from benchmarks import peer
 from bootstrap import Container, running
 from domain.definition import PipelineDefinition
@@ -196,7 +196,7 @@ def raw_commits(folder: Path, definition: PipelineDefinition, grouped: int) -> f
             "execution_id": 1,
             "type": fact.type,
             "step_key": fact.subject,
-            "data": fact_data(execution, fact),
+            "data": recorded(execution, fact, 0).data,
             "occurred_at": now,
         }
         for fact in execution.recorded

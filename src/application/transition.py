@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from application.ports import Change, Dispatcher
-from domain.events import Fact
+from domain.events import Fact, RecordedFact
 from domain.execution import Execution
 from domain.step import Step
 
@@ -56,10 +56,11 @@ def start_ready(draft: Execution, dispatcher: Dispatcher) -> Sequence[Step]:
     return started
 
 
-def fact_data(execution: Execution, fact: Fact) -> dict[str, Any]:
-    """What clients are told of a fact: whose it is, and what it says."""
+def recorded(execution: Execution, fact: Fact, fact_id: int) -> RecordedFact:
+    """A fact as the log keeps it, with what clients are told: whose it is, and what it says."""
+    assert execution.id is not None, "only what is stored has a log"
     data: dict[str, Any] = {"execution_id": execution.uuid}
     if execution.message_id is not None:
         data["message_id"] = execution.message_id
     data.update(fact.data())
-    return data
+    return RecordedFact(fact_id, execution.id, fact.type, fact.subject, data, fact.at)

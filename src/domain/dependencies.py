@@ -13,6 +13,7 @@ These are questions about a mapping of steps; nothing here changes anything.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 
 from domain.definition import PipelineDefinition, family_of
 from domain.step import Step
@@ -22,25 +23,21 @@ Steps = Mapping[str, Step]
 
 def is_satisfied(definition: PipelineDefinition, steps: Steps, step: Step) -> bool:
     """Whether everything that the step depends on, and comes after, lets it start."""
-    for name in step.depends_on:
-        family = family_of(name)
-        if family is None:
-            if not steps[name].satisfies:
+    for names, lets_on in ((step.depends_on, _satisfies), (step.after, _has_ended)):
+        for name in names:
+            family = family_of(name)
+            if family is None:
+                if not lets_on(steps[name]):
+                    return False
+            elif not is_closed(definition, steps, family) or not all(
+                lets_on(member) for member in members(steps, family)
+            ):
                 return False
-        elif not is_closed(definition, steps, family) or not all(
-            member.satisfies for member in members(steps, family)
-        ):
-            return False
-    for name in step.after:
-        family = family_of(name)
-        if family is None:
-            if not steps[name].ended:
-                return False
-        elif not is_closed(definition, steps, family) or not all(
-            member.ended for member in members(steps, family)
-        ):
-            return False
     return True
+
+
+_satisfies = attrgetter("satisfies")
+_has_ended = attrgetter("ended")
 
 
 def is_closed(definition: PipelineDefinition, steps: Steps, family: str) -> bool:

@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from application.ports import Change, Dispatcher, Query, Started, Triggered
-from application.transition import Transition, fact_data, start_ready, transition
+from application.transition import Transition, recorded, start_ready, transition
 from domain.errors import CardBusy, ExecutionNotFound, MessageConflict, Unavailable
 from domain.events import RecordedFact
 from domain.execution import Execution
@@ -154,16 +154,7 @@ class Batch:
         assert draft.id is not None
         for fact in draft.recorded:
             self.last_fact_id += 2 if self.skip_an_id() else 1
-            self.facts.append(
-                RecordedFact(
-                    id=self.last_fact_id,
-                    execution_id=draft.id,
-                    type=fact.type,
-                    step_key=fact.subject,
-                    data=fact_data(draft, fact),
-                    occurred_at=fact.at,
-                )
-            )
+            self.facts.append(recorded(draft, fact, self.last_fact_id))
         draft.recorded = []
         draft.version += 1
         self.drafts[draft.id] = draft

@@ -31,7 +31,7 @@ from adapters.persistence.tables import (
     trigger_message,
 )
 from application.ports import Change, Dispatcher, Started
-from application.transition import Transition, fact_data, start_ready, transition
+from application.transition import Transition, recorded, start_ready, transition
 from domain.errors import CardBusy, ExecutionNotFound
 from domain.events import RecordedFact
 from domain.execution import ACTIVE, Execution
@@ -254,16 +254,7 @@ class Batch:
         assert draft.id is not None
         for fact in draft.recorded:
             self.last_fact_id += 1
-            self.facts.append(
-                RecordedFact(
-                    id=self.last_fact_id,
-                    execution_id=draft.id,
-                    type=fact.type,
-                    step_key=fact.subject,
-                    data=fact_data(draft, fact),
-                    occurred_at=fact.at,
-                )
-            )
+            self.facts.append(recorded(draft, fact, self.last_fact_id))
         draft.recorded = []
         self.drafts[draft.id] = draft
         self.admitted.extend((draft.id, step) for step in moved.admitted)

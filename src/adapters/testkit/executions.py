@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from application.ports import AttemptRef, Change, Dispatcher, Query, Started, Triggered
-from application.transition import Transition, fact_data, start_ready, transition
+from application.transition import Transition, recorded, start_ready, transition
 from domain.errors import CardBusy, ExecutionNotFound, MessageConflict, Unavailable
 from domain.events import RecordedFact
 from domain.execution import Execution
@@ -199,14 +199,7 @@ class MemoryExecutions:
         assert stored.id is not None
         stored.version += 1
         facts = [
-            RecordedFact(
-                id=number,
-                execution_id=stored.id,
-                type=fact.type,
-                step_key=fact.subject,
-                data=fact_data(stored, fact),
-                occurred_at=fact.at,
-            )
+            recorded(stored, fact, number)
             for number, fact in enumerate(stored.recorded, start=len(self._facts) + 1)
         ]
         stored.recorded = []
