@@ -12,7 +12,7 @@ These are questions about a mapping of steps; nothing here changes anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from operator import attrgetter
 
 from domain.definition import PipelineDefinition, family_of
@@ -107,8 +107,15 @@ def would_wait_for_itself(steps: Steps, step: Step) -> bool:
     return False
 
 
+def was_spawned_by(step: Step, keys: Container[str], families: Container[str]) -> bool:
+    """Whether one of these steps made it; one stored before that was noted, perhaps."""
+    if step.spawned_by is None:
+        return step.spec.dynamic and step.name in families
+    return step.spawned_by in keys
+
+
 def downstream(definition: PipelineDefinition, steps: Steps, key: str) -> frozenset[str]:
-    """The keys of a step, of all that waits for it, and of all that these may have spawned."""
+    """The keys of a step, of all that waits for it, and of all that these have spawned."""
     found = {key}
     grown = True
     while grown:
@@ -128,7 +135,7 @@ def downstream(definition: PipelineDefinition, steps: Steps, key: str) -> frozen
             waits_for_family = any(
                 family_of(name) in families for name in (*step.depends_on, *step.after)
             )
-            if step.name in families or waits & found or waits_for_family:
+            if was_spawned_by(step, found, families) or waits & found or waits_for_family:
                 found.add(step.key)
                 grown = True
     return frozenset(found)

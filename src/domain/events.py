@@ -36,9 +36,16 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class PipelineStarted(Fact):
+    """``kept`` are the keys of steps that an earlier execution has done for this one."""
+
     type: ClassVar[str] = "pipeline:started"
     pipeline_type: str
     steps: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+
+    def data(self) -> dict[str, Any]:
+        told = {"pipeline_type": self.pipeline_type, "steps": list(self.steps)}
+        return {**told, "kept": list(self.kept)} if self.kept else told
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,8 +149,12 @@ class Execution:
         at: datetime,
         message_id: str | None = None,
         card_key: str | None = None,
+        held: bool = False,
     ) -> Execution:
-        """A running execution with its first steps, none of them started yet."""
+        """A running execution with its first steps, none of them started yet.
+
+        ``held``: a pending one, that only ``begin`` sets going.
+        """
         execution = cls(
             uuid=uuid,
             definition=definition,
@@ -163,18 +167,18 @@ class Execution:
                 spec.name: Step.of(spec, at=at) for spec in definition.steps if not spec.dynamic
             },
         )
-        execution.status = execution._fire(ExecutionVerb.START)
-        execution.started_at = at
-        execution._record(
-            PipelineStarted(at, pipeline_type=definition.type, steps=tuple(execution.steps))
-        )
+        if not held:
+            execution.begin(at=at)
         return execution
 
     @classmethod
-    def rerun(cls, original: Execution, from_key: str, *, uuid: str, at: datetime) -> Execution:
+    def rerun(
+        cls, original: Execution, from_key: str, *, uuid: str, at: datetime, held: bool = False
+    ) -> Execution:
         """A new execution that does a step and all that comes of it again.
 
         What had completed beside that is kept with its output, and isn't done again.
+        ``held`` as for ``trigger``.
         Raises ``StepNotFound``; ``IllegalTransition`` while the original is active.
         """
         original.step(from_key)
@@ -190,6 +194,7 @@ class Execution:
             data=original.given(),
             card_key=original.card_key,
             at=at,
+            held=True,
         )
         execution.rerun_of = original.id
         execution.job_id = original.job_id
@@ -197,7 +202,7 @@ class Execution:
         rest = {key: step for key, step in original.steps.items() if key not in kept}
         spawning = {family for step in rest.values() for family in step.spec.spawns}
         for key, step in rest.items():
-            if step.spec.dynamic and step.name not in spawning:
+            if step.spec.dynamic and not dependencies.was_spawned_by(step, rest, spawning):
                 # Who spawned it doesn't run again, so nobody else would make it.
                 execution.steps[key] = Step(
                     step.spec,
@@ -206,11 +211,14 @@ class Execution:
                     params=step.params,
                     depends_on=step.depends_on,
                     after=step.after,
+                    spawned_by=step.spawned_by,
                 )
         for step in kept.values():
             if step.output:
                 execution._merge(step, step.output)
         execution._advance_progress()
+        if not held:
+            execution.begin(at=at)
         return execution
 
     def given(self) -> dict[str, Any]:
@@ -291,6 +299,13 @@ class Execution:
         ]
 
     # -- verbs of the engine -----------------------------------------------------
+
+    def begin(self, *, at: datetime) -> None:
+        """What was held goes. Raises ``IllegalTransition`` unless it is pending."""
+        self.status = self._fire(ExecutionVerb.START)
+        self.started_at = at
+        kept = tuple(key for key, step in self.steps.items() if step.ended)
+        self._record(PipelineStarted(at, self.definition.type, tuple(self.steps), kept))
 
     def start(self, key: str, *, at: datetime) -> Step:
         """Raises ``IllegalTransition`` unless the step is ready."""
@@ -423,6 +438,7 @@ class Execution:
             params=params or {},
             depends_on=(*spec.depends_on, *depends_on),
             after=(*spec.after, *after),
+            spawned_by=by,
         )
         present = self.steps.get(spawned.key)
         if present is not None:

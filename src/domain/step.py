@@ -91,6 +91,7 @@ class Step:
     checkpoint: what an attempt has left for the next one.
     not_before: when the next attempt may start, after one that failed.
     waived: a person has said that it may be missing; what depends on it may go on.
+    spawned_by: the key of the step that made it, if one did.
     """
 
     spec: StepSpec
@@ -112,6 +113,7 @@ class Step:
     checkpoint: Mapping[str, Any] | None = None
     not_before: datetime | None = None
     waived: bool = False
+    spawned_by: str | None = None
 
     @property
     def name(self) -> str:

@@ -333,3 +333,43 @@ def test_a_member_is_run_again_without_its_spawner() -> None:
     run(again, "report")
     assert again.status is ExecutionStatus.COMPLETED
     assert again.data["probe"] == {"A": {"codec": "again"}, "B": {"codec": "B"}}
+
+
+def test_a_spawner_that_runs_again_takes_only_its_own_members_with_it() -> None:
+    execution = triggered(
+        StepSpec("left", spawns=("probe",)),
+        StepSpec("right", spawns=("probe",)),
+        StepSpec("probe", dynamic=True),
+        StepSpec("report", depends_on=("probe:*",)),
+    )
+    for key, parameter in (("left", "A"), ("right", "B")):
+        execution.start(key, at=at(1))
+        execution.spawn(key, 1, "probe", parameter, at=at(2))
+        execution.complete(key, 1, {}, at=at(3))
+        run(execution, f"probe:{parameter}", {"codec": parameter})
+    run(execution, "report")
+    execution.id = 7
+    again = Execution.rerun(execution, "left", uuid="v", at=at(9))
+    assert {key: step.status for key, step in again.steps.items()} == {
+        "left": StepStatus.PENDING,
+        "right": StepStatus.COMPLETED,
+        "report": StepStatus.PENDING,
+        "probe:B": StepStatus.COMPLETED,
+    }
+    member = Execution.rerun(execution, "probe:B", uuid="w", at=at(9))
+    assert {key for key, step in member.steps.items() if not step.ended} == {"probe:B", "report"}
+    (started,) = member.recorded
+    assert started.data()["kept"] == ["left", "right", "probe:A"]
+
+
+def test_a_held_execution_begins_when_it_is_told_to() -> None:
+    definition = PipelineDefinition("test", (StepSpec("a"),))
+    execution = Execution.trigger(definition, uuid="u", data={}, at=at(0), held=True)
+    assert (execution.status, execution.started_at) == (ExecutionStatus.PENDING, None)
+    assert not execution.ready()
+    assert not execution.recorded
+    execution.begin(at=at(5))
+    assert (execution.status, execution.started_at) == (ExecutionStatus.RUNNING, at(5))
+    assert ready(execution) == ["a"]
+    with pytest.raises(IllegalTransition, match="start"):
+        execution.begin(at=at(6))

@@ -19,7 +19,7 @@ from sqlalchemy.pool import StaticPool
 
 from domain.errors import InvalidInput, Unavailable
 
-SCHEMA = "0001"
+SCHEMA = "0002"
 """The revision that this code works with: the head of ``migrations/versions``."""
 
 BUSY_TIMEOUT_S = 10.0
@@ -92,12 +92,24 @@ class Database:
     def _migrate(self) -> None:
         with self.writer.begin() as connection:
             found = _revision(connection)
-            if found == SCHEMA:
-                return
-            # Alembic takes longer to import than to run: only where it is needed.
-            from adapters.persistence.migrations import upgrade
+        if found == SCHEMA:
+            return
+        # Alembic takes longer to import than to run: only where it is needed.
+        from adapters.persistence.migrations import upgrade
 
-            upgrade(connection, found, self.path)
+        with self.writer.connect() as connection:
+            # A table that is made anew must be dropped without what refers to it. SQLite
+            # leaves that alone only if it is told so outside a transaction.
+            _enforce_references(connection, False)
+            with connection.begin():
+                upgrade(connection, found, self.path)
+                broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+                if broken:
+                    raise Unavailable(
+                        f"the database {self.path} can't be brought up to date: "
+                        f"rows of {broken[0][0]} refer to what isn't there"
+                    )
+            _enforce_references(connection, True)
 
 
 def sqlite_url(url: str) -> URL:
@@ -135,6 +147,12 @@ def _revision(connection: Connection) -> str | None:
         return None
     found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     return found
+
+
+def _enforce_references(connection: Connection, enforced: bool) -> None:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    driver.execute(f"PRAGMA foreign_keys={'ON' if enforced else 'OFF'}")
 
 
 def _configure(connection: sqlite3.Connection, record: Any) -> None:

@@ -74,6 +74,7 @@ def new_step_row(execution_id: int, step: Step) -> dict[str, Any]:
         "depends_on": step.depends_on,
         "after": step.after,
         "params": step.params,
+        "spawned_by": step.spawned_by,
         "created_at": step.created_at,
         **step_row(step),
     }
@@ -166,6 +167,7 @@ def _step(definition: PipelineDefinition, row: RowMapping) -> Step:
         checkpoint=row["checkpoint"],
         not_before=row["not_before"],
         waived=row["waived"],
+        spawned_by=row["spawned_by"],
     )
 
 

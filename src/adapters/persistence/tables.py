@@ -138,6 +138,7 @@ pipeline_step = Table(
     Column("not_before", UtcDateTime, nullable=True),
     Column("waived", Boolean, nullable=False),
     Column("lease_expires_at", UtcDateTime, nullable=True),
+    Column("spawned_by", String(300), nullable=True),
     Column("created_at", UtcDateTime, nullable=False),
     Column("queued_at", UtcDateTime, nullable=True),
     Column("started_at", UtcDateTime, nullable=True),
@@ -170,7 +171,7 @@ job = Table(
     metadata,
     Column("id", Id, primary_key=True, autoincrement=True),
     Column("uuid", String(36), nullable=False, unique=True),
-    Column("execution_id", Id, ForeignKey("pipeline_execution.id"), nullable=False, unique=True),
+    Column("execution_id", Id, nullable=False, unique=True),  # which may be forgotten by now
     Column("name", String(200), nullable=False, unique=True),
     Column("card_identity", Text, nullable=False),
     Column("card_label", Text, nullable=False),
@@ -187,7 +188,7 @@ job = Table(
 card_file = Table(
     "card_file",
     metadata,
-    Column("execution_id", Id, ForeignKey("pipeline_execution.id"), primary_key=True),
+    Column("execution_id", Id, primary_key=True),
     Column("path", LargeBinary, primary_key=True),
     Column("kind", String(16), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
@@ -228,3 +229,12 @@ imported_copy = Table(
     UniqueConstraint("imported_file_id", "destination", "path"),
     sqlite_autoincrement=True,
 )
+
+engine_state = Table(
+    "engine_state",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("held_at", UtcDateTime, nullable=True),
+    Column("facts_floor", Id, nullable=False),
+)
+"""One row, whose id is 1. facts_floor: every fact that is gone has this id or a smaller one."""
