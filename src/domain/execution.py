@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from operator import attrgetter
@@ -504,7 +504,7 @@ class Execution:
         """
         step = self.step(key)
         self._believe(step, attempt)
-        self._put(replace(step.take_over(), takeovers=step.takeovers), at)
+        self._put(step.release(), at)
 
     # -- verbs of people and services --------------------------------------------
 

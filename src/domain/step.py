@@ -5,7 +5,9 @@ state; an empty row is an end that nothing leaves. Everything else in this file
 only says what else changes when an arrow is taken.
 
 A step is a value: a verb returns the step as it will be and leaves the old one
-as it was, so that a draft of an execution can be dropped without a trace.
+as it was, so that a draft of an execution can be dropped without a trace. It is a
+named tuple, because each transition makes a few of them, and a frozen dataclass of
+so many fields takes ten times as long to make.
 
 ``attempt`` counts the starts, and never goes back. A result carries the attempt
 that it belongs to, and is believed only while that attempt is the one that runs
@@ -16,10 +18,9 @@ the work of its successor.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from domain.definition import StepSpec
 from domain.errors import IllegalTransition
@@ -77,8 +78,7 @@ ENDED = frozenset(
 """The states in which nothing more happens by itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """A step of one execution.
 
     key: unique within the execution: the name, or ``name:parameter`` if it was spawned.
@@ -107,7 +107,7 @@ class Step:
     queued_at: datetime | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = {}
     depends_on: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     checkpoint: Mapping[str, Any] | None = None
@@ -158,11 +158,10 @@ class Step:
 
     def with_output(self, output: Mapping[str, Any]) -> Step:
         """The same step with an equal output that is somebody else's own."""
-        return replace(self, output=output)
+        return self._replace(output=output)
 
     def start(self, *, at: datetime) -> Step:
-        return replace(
-            self,
+        return self._replace(
             status=self._fire(StepVerb.START),
             attempt=self.attempt + 1,
             progress=0.0,
@@ -175,26 +174,25 @@ class Step:
         """Ready, and waiting for a slot. Keeps its place if it waits already."""
         if self.queued_at is not None or self.status is not StepStatus.PENDING:
             return self
-        return replace(self, queued_at=at)
+        return self._replace(queued_at=at)
 
     def leave_queue(self) -> Step:
         """It waits for something else than a slot now."""
         if self.queued_at is None or self.status is not StepStatus.PENDING:
             return self
-        return replace(self, queued_at=None)
+        return self._replace(queued_at=None)
 
     def note(self, progress: float) -> Step:
         """Progress of the running attempt; it never goes back within one."""
         if self.status is not StepStatus.RUNNING or not progress > self.progress:
             return self
-        return replace(self, progress=min(progress, 1.0))
+        return self._replace(progress=min(progress, 1.0))
 
     def leave(self, checkpoint: Mapping[str, Any]) -> Step:
-        return replace(self, checkpoint=checkpoint)
+        return self._replace(checkpoint=checkpoint)
 
     def complete(self, output: Mapping[str, Any], *, at: datetime) -> Step:
-        return replace(
-            self,
+        return self._replace(
             status=self._fire(StepVerb.COMPLETE),
             output=output,
             progress=1.0,
@@ -202,8 +200,7 @@ class Step:
         )
 
     def fail(self, error: str, *, at: datetime) -> Step:
-        return replace(
-            self,
+        return self._replace(
             status=self._fire(StepVerb.FAIL),
             failures=self.failures + 1,
             error=error,
@@ -212,8 +209,7 @@ class Step:
 
     def retry_later(self, error: str, *, not_before: datetime) -> Step:
         """The attempt has failed, and another one follows by itself."""
-        return replace(
-            self,
+        return self._replace(
             status=self._fire(StepVerb.RETRY_LATER),
             failures=self.failures + 1,
             error=error,
@@ -224,18 +220,17 @@ class Step:
         )
 
     def cancel(self, *, at: datetime) -> Step:
-        return replace(self, status=self._fire(StepVerb.CANCEL), not_before=None, completed_at=at)
+        return self._replace(status=self._fire(StepVerb.CANCEL), not_before=None, completed_at=at)
 
     def waive(self, reason: str, *, at: datetime) -> Step:
         """A person says that it may be missing."""
-        return replace(
-            self, status=self._fire(StepVerb.WAIVE), error=reason, waived=True, completed_at=at
+        return self._replace(
+            status=self._fire(StepVerb.WAIVE), error=reason, waived=True, completed_at=at
         )
 
     def settle(self, output: Mapping[str, Any], *, at: datetime) -> Step:
         """A person has done its work, and says what came of it."""
-        return replace(
-            self,
+        return self._replace(
             status=self._fire(StepVerb.SETTLE),
             output=output,
             error=None,
@@ -244,14 +239,13 @@ class Step:
         )
 
     def skip(self, reason: str, *, at: datetime) -> Step:
-        return replace(
-            self, status=self._fire(StepVerb.SKIP), error=reason, queued_at=None, completed_at=at
+        return self._replace(
+            status=self._fire(StepVerb.SKIP), error=reason, queued_at=None, completed_at=at
         )
 
     def take_over(self) -> Step:
         """Its worker is gone: the attempt is over, and the step is to be started again."""
-        return replace(
-            self,
+        return self._replace(
             status=self._fire(StepVerb.TAKE_OVER),
             takeovers=self.takeovers + 1,
             progress=0.0,
@@ -259,10 +253,13 @@ class Step:
             started_at=None,
         )
 
+    def release(self) -> Step:
+        """As ``take_over``, but nobody is to blame."""
+        return self.take_over()._replace(takeovers=self.takeovers)
+
     def reopen(self) -> Step:
         """A person asked for it again: the budgets start anew, ``attempt`` goes on."""
-        return replace(
-            self,
+        return self._replace(
             status=self._fire(StepVerb.REOPEN),
             failures=0,
             takeovers=0,
