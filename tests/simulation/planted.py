@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from unittest import mock
@@ -39,7 +38,7 @@ _may_start = Execution._may_start
 
 
 def _forgets_the_last_dependency(self: Execution, step: Step) -> bool:
-    return _may_start(self, replace(step, depends_on=step.depends_on[:-1]))
+    return _may_start(self, step._replace(depends_on=step.depends_on[:-1]))
 
 
 _retry = Execution.retry
@@ -49,8 +48,8 @@ def _retries_everything(self: Execution, *, at: datetime) -> None:
     _retry(self, at=at)
     for key, step in self.steps.items():
         if step.status is StepStatus.COMPLETED:
-            self.steps[key] = replace(
-                step, status=StepStatus.PENDING, output=None, progress=0.0, queued_at=None
+            self.steps[key] = step._replace(
+                status=StepStatus.PENDING, output=None, progress=0.0, queued_at=None
             )
 
 

@@ -12,16 +12,21 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, text, update
+from sqlalchemy import Connection, select, text
 
 from adapters.persistence.rows import (
+    EXECUTION,
+    EXECUTION_STATE,
+    FACT,
+    STEP,
+    STEP_STATE,
     detached,
-    execution_row,
-    fact_row,
+    execution_state,
+    execution_values,
+    fact_values,
     load_execution,
-    new_execution_row,
-    new_step_row,
-    step_row,
+    step_state,
+    step_values,
 )
 from adapters.persistence.statements import Statement
 from adapters.persistence.tables import (
@@ -37,22 +42,12 @@ from domain.events import RecordedFact
 from domain.execution import ACTIVE, Execution
 from domain.step import Step, StepStatus
 
-_insert_execution = Statement(insert(pipeline_execution))
-_insert_step = Statement(insert(pipeline_step))
-_insert_fact = Statement(insert(pipeline_event))
-_insert_message = Statement(insert(trigger_message))
-_update_execution = Statement(
-    update(pipeline_execution).where(
-        pipeline_execution.c.id == bindparam("b_id"),
-        pipeline_execution.c.version == bindparam("b_version"),
-    )
-)
-_update_step = Statement(
-    update(pipeline_step).where(
-        pipeline_step.c.execution_id == bindparam("b_execution_id"),
-        pipeline_step.c.step_key == bindparam("b_step_key"),
-    )
-)
+_insert_execution = Statement.insert(pipeline_execution, EXECUTION)
+_insert_step = Statement.insert(pipeline_step, STEP)
+_insert_fact = Statement.insert(pipeline_event, FACT)
+_insert_message = Statement.insert(trigger_message, ("message_id", "execution_id", "contents_hash"))
+_update_execution = Statement.update(pipeline_execution, EXECUTION_STATE, where=("id", "version"))
+_update_step = Statement.update(pipeline_step, STEP_STATE, where=("execution_id", "step_key"))
 
 
 class StaleRow(Exception):
@@ -147,28 +142,24 @@ class Batch:
 
     def flush(self) -> None:
         """Write what has changed, one statement a table."""
-        new: list[dict[str, Any]] = []
-        changed: list[dict[str, Any]] = []
-        new_steps: list[dict[str, Any]] = []
-        changed_steps: list[dict[str, Any]] = []
+        new: list[tuple[Any, ...]] = []
+        changed: list[tuple[Any, ...]] = []
+        new_steps: list[tuple[Any, ...]] = []
+        changed_steps: list[tuple[Any, ...]] = []
         for execution_id, draft in self.drafts.items():
             base = self._known(execution_id)
             draft.version = (base.version if base else 0) + 1
             if base is None:
-                new.append(new_execution_row(draft))
-                new_steps.extend(new_step_row(execution_id, step) for step in draft.steps.values())
+                new.append(execution_values(draft))
+                new_steps.extend(step_values(execution_id, step) for step in draft.steps.values())
                 continue
-            changed.append(
-                {"b_id": execution_id, "b_version": base.version, **execution_row(draft)}
-            )
+            changed.append((*execution_state(draft), execution_id, base.version))
             for key, step in draft.steps.items():
                 before = base.steps.get(key)
                 if before is None:
-                    new_steps.append(new_step_row(execution_id, step))
+                    new_steps.append(step_values(execution_id, step))
                 elif before is not step:
-                    changed_steps.append(
-                        {"b_execution_id": execution_id, "b_step_key": key, **step_row(step)}
-                    )
+                    changed_steps.append((*step_state(step), execution_id, key))
         connection = self.connection
         # Changed ones first: one of them may have left a card that a new one takes.
         if changed and _update_execution.execute(connection, changed) != len(changed):
@@ -182,13 +173,10 @@ class Batch:
         if self._messages:
             _insert_message.execute(
                 connection,
-                [
-                    {"message_id": message, "execution_id": owner, "contents_hash": digest}
-                    for message, (owner, digest) in self._messages.items()
-                ],
+                [(message, *told) for message, told in self._messages.items()],
             )
         if self.facts:
-            _insert_fact.execute(connection, [fact_row(fact) for fact in self.facts])
+            _insert_fact.execute(connection, [fact_values(fact) for fact in self.facts])
 
     def commit_into(self, committed: Committed) -> list[Started]:
         """After the commit: the drafts are the state now. What is to be launched."""

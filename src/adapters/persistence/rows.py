@@ -1,4 +1,8 @@
-"""Between rows and the domain."""
+"""Between rows and the domain.
+
+What is written on every transition goes as tuples (``statements.py``): the columns are
+named once, and the functions beside them give the values in that order.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, RowMapping, select
 
+from adapters.persistence.statements import json_text, time_text
 from adapters.persistence.tables import pipeline_execution, pipeline_step
 from application.json_values import json_copy
 from domain.definition import PipelineDefinition, StepSpec
@@ -14,81 +19,161 @@ from domain.events import RecordedFact
 from domain.execution import Execution, ExecutionStatus
 from domain.step import Step, StepStatus
 
-
-def execution_row(execution: Execution) -> dict[str, Any]:
-    """Everything that a change may have changed."""
-    return {
-        "status": execution.status.value,
-        "job_id": execution.job_id,
-        "execution_data": execution.data,
-        "error_message": execution.error_message,
-        "warnings": execution.warnings,
-        "progress": execution.progress,
-        "paused_at": execution.paused_at,
-        "version": execution.version,
-        "started_at": execution.started_at,
-        "completed_at": execution.completed_at,
-        "updated_at": execution.updated_at,
-    }
+DEFINITIONS = 100
+"""How many definitions' texts are kept: more than a server has pipelines."""
 
 
-def new_execution_row(execution: Execution) -> dict[str, Any]:
-    return {
-        "id": execution.id,
-        "uuid": execution.uuid,
-        "message_id": execution.message_id,
-        "pipeline_type": execution.definition.type,
-        "definition": execution.definition.to_dict(),
-        "card_key": execution.card_key,
-        "rerun_of": execution.rerun_of,
-        "created_at": execution.created_at,
-        **execution_row(execution),
-    }
+EXECUTION_STATE = (
+    "status",
+    "job_id",
+    "execution_data",
+    "error_message",
+    "warnings",
+    "progress",
+    "paused_at",
+    "version",
+    "started_at",
+    "completed_at",
+    "updated_at",
+)
+"""Everything that a change of an execution may have changed."""
+
+EXECUTION = (
+    *EXECUTION_STATE,
+    "id",
+    "uuid",
+    "message_id",
+    "pipeline_type",
+    "definition",
+    "card_key",
+    "rerun_of",
+    "created_at",
+)
+
+STEP_STATE = (
+    "status",
+    "output_data",
+    "error_message",
+    "attempt",
+    "failures",
+    "takeovers",
+    "progress",
+    "queued_at",
+    "started_at",
+    "completed_at",
+    "checkpoint",
+    "not_before",
+    "waived",
+)
+"""Everything that a change of a step may have changed."""
+
+STEP = (
+    *STEP_STATE,
+    "execution_id",
+    "step_key",
+    "step_name",
+    "required",
+    "depends_on",
+    "after",
+    "params",
+    "spawned_by",
+    "created_at",
+)
+
+FACT = ("id", "execution_id", "type", "step_key", "data", "occurred_at")
 
 
-def step_row(step: Step) -> dict[str, Any]:
-    """Everything that a change may have changed."""
-    return {
-        "status": step.status.value,
-        "output_data": step.output,
-        "error_message": step.error,
-        "attempt": step.attempt,
-        "failures": step.failures,
-        "takeovers": step.takeovers,
-        "progress": step.progress,
-        "queued_at": step.queued_at,
-        "started_at": step.started_at,
-        "completed_at": step.completed_at,
-        "checkpoint": step.checkpoint,
-        "not_before": step.not_before,
-        "waived": step.waived,
-    }
+def execution_state(execution: Execution) -> tuple[Any, ...]:
+    """The values of ``EXECUTION_STATE``, as they are written."""
+    return (
+        str(execution.status),
+        execution.job_id,
+        json_text(execution.data),
+        execution.error_message,
+        json_text(execution.warnings),
+        execution.progress,
+        time_text(execution.paused_at),
+        execution.version,
+        time_text(execution.started_at),
+        time_text(execution.completed_at),
+        time_text(execution.updated_at),
+    )
 
 
-def new_step_row(execution_id: int, step: Step) -> dict[str, Any]:
-    return {
-        "execution_id": execution_id,
-        "step_name": step.name,
-        "step_key": step.key,
-        "required": step.spec.required,
-        "depends_on": step.depends_on,
-        "after": step.after,
-        "params": step.params,
-        "spawned_by": step.spawned_by,
-        "created_at": step.created_at,
-        **step_row(step),
-    }
+def execution_values(execution: Execution) -> tuple[Any, ...]:
+    """The values of ``EXECUTION``."""
+    return (
+        *execution_state(execution),
+        execution.id,
+        execution.uuid,
+        execution.message_id,
+        execution.definition.type,
+        _definition_text(execution.definition),
+        execution.card_key,
+        execution.rerun_of,
+        time_text(execution.created_at),
+    )
 
 
-def fact_row(fact: RecordedFact) -> dict[str, Any]:
-    return {
-        "id": fact.id,
-        "execution_id": fact.execution_id,
-        "type": fact.type,
-        "step_key": fact.step_key,
-        "data": fact.data,
-        "occurred_at": fact.occurred_at,
-    }
+def step_state(step: Step) -> tuple[Any, ...]:
+    """The values of ``STEP_STATE``."""
+    return (
+        str(step.status),
+        None if step.output is None else json_text(step.output),
+        step.error,
+        step.attempt,
+        step.failures,
+        step.takeovers,
+        step.progress,
+        time_text(step.queued_at),
+        time_text(step.started_at),
+        time_text(step.completed_at),
+        None if step.checkpoint is None else json_text(step.checkpoint),
+        time_text(step.not_before),
+        step.waived,
+    )
+
+
+def step_values(execution_id: int, step: Step) -> tuple[Any, ...]:
+    """The values of ``STEP``."""
+    return (
+        *step_state(step),
+        execution_id,
+        step.key,
+        step.name,
+        step.spec.required,
+        json_text(step.depends_on),
+        json_text(step.after),
+        json_text(step.params),
+        step.spawned_by,
+        time_text(step.created_at),
+    )
+
+
+def fact_values(fact: RecordedFact) -> tuple[Any, ...]:
+    """The values of ``FACT``."""
+    return (
+        fact.id,
+        fact.execution_id,
+        fact.type,
+        fact.step_key,
+        json_text(fact.data),
+        time_text(fact.occurred_at),
+    )
+
+
+_definition_texts: dict[int, tuple[PipelineDefinition, str]] = {}
+
+
+def _definition_text(definition: PipelineDefinition) -> str:
+    """Of the same few objects again and again: those of the catalogue."""
+    known = _definition_texts.get(id(definition))
+    if known is None:
+        if len(_definition_texts) >= DEFINITIONS:
+            _definition_texts.clear()
+        # The definition itself is kept too, or another one could get its id.
+        known = _definition_texts[id(definition)] = (definition, json_text(definition.to_dict()))
+    return known[1]
 
 
 def load_executions(connection: Connection, rows: Sequence[Row[Any]]) -> list[Execution]:
