@@ -55,7 +55,8 @@ class Uuid7:
 class LoopThreads:
     """Threads beside the running event loop.
 
-    size: how many steps may block at once. Short calls of the application itself have
+    size: how many handlers may block at once, those included that nobody waits for any
+    more; a thread is made when it is needed. Short calls of the application itself have
     threads of their own, so that they never wait for a step to end.
     """
 

@@ -107,12 +107,17 @@ class Feed:
         self._wake()
 
     async def oldest(self) -> int:
-        """The earliest place in the log that there is."""
+        """The earliest place in the log of all executions that there is."""
         return (await self._executions.fact_bounds())[0]
 
-    async def check(self, since: int) -> None:
-        """Raises ``FactsGone`` if ``since`` is no place in the log."""
+    async def check(self, since: int, execution_id: int | None = None) -> None:
+        """Raises ``FactsGone`` if ``since`` is no place in the log.
+
+        What is kept of one execution begins with its first fact, however old that is.
+        """
         oldest, last = await self._executions.fact_bounds()
+        if execution_id is not None:
+            oldest = 0
         if not oldest <= since <= max(last, self._last):
             raise FactsGone(since, oldest, last)
 
@@ -121,13 +126,14 @@ class Feed:
     ) -> AsyncGenerator[Entry, None]:
         """Everything after ``since`` (None: from now on), as it comes, until ``close``.
 
-        Raises ``FactsGone`` if ``since`` is no place in the log.
+        Raises ``FactsGone`` if ``since`` is no place in the log, or if what follows is
+        forgotten before the follower has come to it.
         """
         # "From now on" is the moment of the call that is awaited first, so a caller
         # who needs a certain place reads ``last_id`` and passes that.
         cursor = self._last if since is None else since
         if since is not None:
-            await self.check(since)
+            await self.check(since, execution_id)
         position: int | None = None
         while not self._closed:
             if position is None:
@@ -162,7 +168,7 @@ class Feed:
         self, since: int, limit: int, execution_id: int | None = None
     ) -> Sequence[RecordedFact]:
         """A page of the log. Raises ``FactsGone`` if ``since`` is no place in it."""
-        await self.check(since)
+        await self.check(since, execution_id)
         return await self._executions.facts(since, limit, execution_id)
 
     def _append(self, entry: Entry) -> None:

@@ -8,9 +8,9 @@ adapters alike.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from domain.events import RecordedFact
 from domain.execution import Execution, ExecutionStatus
@@ -26,8 +26,7 @@ It may run more than once, on any thread, and what it returns is ignored.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRef:
+class AttemptRef(NamedTuple):
     """Which attempt of which step is speaking; the fence against those that are over."""
 
     execution_id: int
@@ -38,8 +37,7 @@ class AttemptRef:
         return f"{self.step_key} of execution {self.execution_id}, attempt {self.attempt}"
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(NamedTuple):
     """A step that a commit has started, with what its handler is given.
 
     execution: the committed state; nobody may change it.
@@ -47,12 +45,11 @@ class Started:
 
     execution: Execution
     step: Step
-    ref: AttemptRef = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
+    @property
+    def ref(self) -> AttemptRef:
         assert self.execution.id is not None
-        ref = AttemptRef(self.execution.id, self.step.key, self.step.attempt)
-        object.__setattr__(self, "ref", ref)
+        return AttemptRef(self.execution.id, self.step.key, self.step.attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +127,47 @@ class Executions(Protocol):
         """The ids of executions with anything left to go on with, oldest first."""
         ...
 
+    async def hold(self, at: datetime | None) -> None:
+        """Remember since when the engine is held; None: that it isn't.
+
+        For whoever opens the store next, too. Whatever was asked of the store before this
+        is stored, or refused, when it returns, whether somebody still waits for it or not.
+        """
+        ...
+
+    async def held_at(self) -> datetime | None:
+        """What ``hold`` was told last; None at first."""
+        ...
+
     async def facts(
         self, since: int, limit: int, execution_id: int | None = None
     ) -> Sequence[RecordedFact]:
         """The committed facts with an id above ``since``, in order, at most ``limit``.
 
-        No fact with a smaller id becomes visible later.
+        No fact with a smaller id becomes visible later. Of all executions together, raises
+        ``FactsGone`` if one above ``since`` may be forgotten; an execution that is there
+        has all its facts.
         """
         ...
 
     async def fact_bounds(self) -> tuple[int, int]:
-        """``(oldest, last)``: ``since`` may be anything from ``oldest`` to ``last``.
+        """``(floor, last)``: ``since`` may be anything from ``floor`` to ``last``.
 
+        ``last`` is the highest id that was ever given, also if that fact is forgotten.
         ``(0, 0)`` when nothing was ever recorded.
+        """
+        ...
+
+    async def forget(self, before: datetime, limit: int) -> int:
+        """Delete executions that are over and were last changed before that time; how many.
+
+        The oldest first, at most ``limit``, in one commit, each with its steps, its facts,
+        its messages and, unless it has a job, its inventory; 0 if there are none. Jobs and
+        the ledger stay, and so does an execution that has anything left to go on with, or
+        a job that was never copied: what that has in the library can still be gone on with.
+
+        A change that comes first saves its execution, and one that comes later doesn't
+        find it any more. No id is ever given again.
         """
         ...
 
@@ -153,13 +178,15 @@ class Load:
 
     held: whether it starts nothing at present. running: handlers at work. waiting:
     steps without a slot. overdue: attempts that were told to end and haven't yet; their
-    slots stay taken.
+    slots stay taken. abandoned: those that haven't for so long that others got their slots;
+    what they had to themselves (key limits) stays taken until they have.
     """
 
     held: bool
     running: int
     waiting: int
     overdue: tuple[AttemptRef, ...]
+    abandoned: tuple[AttemptRef, ...] = ()
 
 
 class Dispatcher(Protocol):
@@ -181,7 +208,10 @@ class Dispatcher(Protocol):
         ...
 
     def hold(self) -> None:
-        """Admit nothing until ``go_on``; what runs goes on to its end. Forgotten at a restart."""
+        """Admit nothing until ``go_on``; what runs goes on to its end.
+
+        Forgotten with the process; what remembers it is ``Executions.hold``.
+        """
         ...
 
     def go_on(self) -> None:
@@ -195,7 +225,8 @@ class Dispatcher(Protocol):
         ...
 
     def cancel(self, execution_id: int) -> None:
-        """Tell the execution's handlers to end. Their slots stay taken until they have."""
+        """Tell the execution's handlers to end. They keep their slots until they have, or
+        until it has taken so long that they are abandoned."""
         ...
 
     def withdraw(self, execution_id: int, keys: Collection[str]) -> None:

@@ -29,9 +29,8 @@ class ProgressBoard:
         self._details: dict[AttemptRef, dict[str, Any]] = {}
         self._told_at: dict[AttemptRef, float] = {}
 
-    def begin(self, started: Started) -> None:
+    def begin(self, ref: AttemptRef) -> None:
         """From now on this attempt is known to run."""
-        ref = started.ref
         self._running.setdefault(ref.execution_id, {})[ref.step_key] = (ref.attempt, 0.0)
 
     def end(self, ref: AttemptRef) -> None:

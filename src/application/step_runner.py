@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,7 +27,7 @@ from application.authoring import (
 )
 from application.catalogue import Catalogue
 from application.json_values import json_copy, json_object
-from application.ports import Clock, Started, Threads
+from application.ports import AttemptRef, Clock, Started, Threads
 from application.progress import ProgressBoard
 from domain.errors import AttemptOver, InvalidInput, RushesError, Unavailable
 
@@ -63,13 +64,17 @@ class Attempt:
     """One attempt at work. Its handler may outlive its outcome, if it doesn't heed a timeout.
 
     began_at and beat_at: monotonic seconds; of the begin, and of the last sign of life.
+    ended: done once its handler has come to an end.
     """
 
-    def __init__(self, started: Started, *, on_loop: bool, now: float) -> None:
+    def __init__(self, started: Started, handler: Handler | None, *, now: float) -> None:
         self.started = started
+        self.ref = started.ref
+        self.handler = handler
+        self.on_loop = handler is not None and runs_on_loop(handler)
         self.began_at = self.beat_at = now
-        self.handler: asyncio.Task[_Outcome]
-        self.on_loop = on_loop
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._task: asyncio.Task[Any] | None = None
         self._told = False
 
     @property
@@ -80,8 +85,21 @@ class Attempt:
     def tell(self) -> None:
         """Ask its handler to come to an end. A blocking one finds out when it next looks."""
         self._told = True
-        if self.on_loop:
-            self.handler.cancel()
+        if self.on_loop and self._task is not None and not self.ended.done():
+            self._task.cancel()
+
+    def enter(self) -> None:
+        """Its handler runs in this task from now on."""
+        self._task = asyncio.current_task()
+
+    async def leave(self) -> None:
+        """Its handler has ended. A cancel that was meant for it doesn't hit what follows."""
+        self.ended.set_result(None)
+        assert self._task is not None
+        while self._task.cancelling():
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+            self._task.uncancel()
 
 
 class _Reports:
@@ -115,7 +133,7 @@ class _Reports:
         self._threads.await_result(make)
 
     async def leave(self, checkpoint: Mapping[str, Any]) -> None:
-        await self._advance.leave(self._attempt.started.ref, checkpoint)
+        await self._advance.leave(self._attempt.ref, checkpoint)
 
     async def spawn(
         self,
@@ -126,7 +144,7 @@ class _Reports:
         after: Sequence[str],
     ) -> None:
         await self._advance.spawn(
-            self._attempt.started.ref,
+            self._attempt.ref,
             name,
             parameter,
             params=params,
@@ -157,43 +175,36 @@ class StepRunner:
         self._stopping = True
 
     def begin(self, started: Started) -> Attempt:
-        """Set its handler to work."""
+        """The attempt is at work from now on; ``decided`` runs its handler."""
         handler = self._catalogue.handler(started.execution.definition.type, started.step.name)
-        on_loop = handler is not None and runs_on_loop(handler)
-        attempt = Attempt(started, on_loop=on_loop, now=self._clock.monotonic())
+        attempt = Attempt(started, handler, now=self._clock.monotonic())
         if not self._stopping:  # otherwise its commit was under way when the stop came
-            self._progress.begin(started)
-        attempt.handler = asyncio.create_task(
-            self._outcome(attempt, handler), name=f"step {started.ref}"
-        )
+            self._progress.begin(attempt.ref)
         return attempt
 
     async def decided(self, attempt: Attempt) -> Callable[[], Awaitable[None]]:
-        """Wait until the attempt's outcome is known; the report that is to be made then.
+        """Run its handler until the outcome is known; the report that is to be made then.
 
         Two halves, so that whoever runs attempts can free the slot between them: the
         report's own commit can then start what waits for it. Raises nothing. If the time
         is over before the handler has ended, the handler is told, and may go on for a while.
         """
         spec = attempt.started.step.spec
-        if spec.run_timeout_s is not None or spec.lease_s is not None:
-            over = await self._time_over(attempt, spec.run_timeout_s, spec.lease_s)
-            if over is not None:
-                attempt.tell()
-                return self._report_of(attempt, over)
-        try:
-            outcome = await attempt.handler
-        except asyncio.CancelledError:
-            if not attempt.handler.cancelled():
-                raise
-            outcome = _Failed("was cancelled before it had begun", interrupted=True)
-        return self._report_of(attempt, outcome)
+        if spec.run_timeout_s is None and spec.lease_s is None:
+            return self._report_of(attempt, await self._outcome(attempt))
+        # A task of its own, so that its outcome can be decided without it.
+        handler = asyncio.create_task(self._outcome(attempt))
+        over = await self._time_over(attempt, spec.run_timeout_s, spec.lease_s)
+        if over is not None:
+            attempt.tell()
+            return self._report_of(attempt, over)
+        return self._report_of(attempt, await handler)
 
     async def _time_over(
         self, attempt: Attempt, limit_s: float | None, lease_s: float | None
     ) -> _Outcome | None:
         """Wait for the handler to end (None), or for the time that it has to be over."""
-        while not attempt.handler.done():
+        while not attempt.ended.done():
             now = self._clock.monotonic()
             left = []
             if limit_s is not None:
@@ -205,53 +216,57 @@ class StepRunner:
                 if left[-1] <= 0:
                     return _Lost()
             timers = {asyncio.create_task(self._clock.sleep(min(left)))} if left else set()
-            await asyncio.wait({attempt.handler, *timers}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({attempt.ended, *timers}, return_when=asyncio.FIRST_COMPLETED)
             for timer in timers:
                 timer.cancel()
         return None
 
     def _report_of(self, attempt: Attempt, outcome: _Outcome) -> Callable[[], Awaitable[None]]:
-        started = attempt.started
         if isinstance(outcome, _Completed):
             report = partial(
-                self._advance.complete, started.ref, outcome.output, job_id=outcome.job_id
+                self._advance.complete, attempt.ref, outcome.output, job_id=outcome.job_id
             )
         elif isinstance(outcome, _Lost):
-            report = partial(self._advance.lose, started.ref)
+            report = partial(self._advance.lose, attempt.ref)
         elif outcome.interrupted and self._stopping:
-            report = partial(self._advance.release, started.ref)
+            report = partial(self._advance.release, attempt.ref)
         else:
             report = partial(
-                self._advance.fail, started.ref, outcome.reason, permanent=outcome.permanent
+                self._advance.fail, attempt.ref, outcome.reason, permanent=outcome.permanent
             )
-        return partial(self._report, started, report)
+        return partial(self._report, attempt.ref, report)
 
-    async def _outcome(self, attempt: Attempt, handler: Handler | None) -> _Outcome:
+    async def _outcome(self, attempt: Attempt) -> _Outcome:
         """Whatever a handler does, also to the interpreter, is an outcome."""
-        if self._stopping:
-            return _Failed("was not begun", interrupted=True)
+        attempt.enter()
         try:
-            return await self._call(attempt, handler)
+            if self._stopping or attempt.told:
+                return _Failed("was told to end before it had begun", interrupted=True)
+            return await self._call(attempt)
+        except GeneratorExit:  # the loop is gone, and nobody wants an outcome
+            raise
         except BaseException as error:
             told = isinstance(error, RushesError | StepError | Interrupted | asyncio.CancelledError)
             if not told:  # a bug in the handler: whoever wrote it wants to know where
-                log.warning("step %s raised", attempt.started.ref, exc_info=error)
+                log.warning("step %s raised", attempt.ref, exc_info=error)
             return _Failed(
                 _reason(error),
                 permanent=isinstance(error, PermanentError | InvalidInput),
                 interrupted=isinstance(error, Interrupted | asyncio.CancelledError),
             )
+        finally:
+            await attempt.leave()
 
-    async def _call(self, attempt: Attempt, handler: Handler | None) -> _Completed:
-        started = attempt.started
-        execution, step = started.execution, started.step
+    async def _call(self, attempt: Attempt) -> _Completed:
+        execution, step = attempt.started.execution, attempt.started.step
+        handler = attempt.handler
         if handler is None:
             raise InvalidInput(
                 f"this server has no code for step {step.name!r} "
                 f"of pipeline {execution.definition.type!r}"
             )
         context = StepContext(
-            ref=started.ref,
+            ref=attempt.ref,
             execution_id=execution.uuid,
             pipeline_type=execution.definition.type,
             message_id=execution.message_id,
@@ -274,13 +289,13 @@ class StepRunner:
         )
         return _Completed(output, context.job_id)
 
-    async def _report(self, started: Started, report: Callable[[], Awaitable[None]]) -> None:
+    async def _report(self, ref: AttemptRef, report: Callable[[], Awaitable[None]]) -> None:
         try:
-            await self._offer(started, report)
+            await self._offer(ref, report)
         finally:
-            self._progress.end(started.ref)
+            self._progress.end(ref)
 
-    async def _offer(self, started: Started, report: Callable[[], Awaitable[None]]) -> None:
+    async def _offer(self, ref: AttemptRef, report: Callable[[], Awaitable[None]]) -> None:
         tries = 0
         refused = False
         while True:
@@ -296,17 +311,17 @@ class StepRunner:
                     return
                 pause = REPORT_AGAIN_S[min(tries, len(REPORT_AGAIN_S) - 1)]
                 tries += 1
-                log.warning("the outcome of %s is not stored yet: %s", started.ref, error)
+                log.warning("the outcome of %s is not stored yet: %s", ref, error)
                 await self._clock.sleep(pause)
             except Exception as error:
                 # What the attempt said can't be stored; that it said so can. Were it left
                 # at that, the step would be running for ever with nobody at work on it.
                 reason = f"its outcome can't be stored: {_reason(error)}"
-                log.error("step %s: %s", started.ref, reason)
+                log.error("step %s: %s", ref, reason)
                 if refused:
                     return
                 refused = True
-                report = partial(self._advance.fail, started.ref, reason)
+                report = partial(self._advance.fail, ref, reason)
 
 
 def _reason(error: BaseException) -> str:

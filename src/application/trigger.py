@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from application.catalogue import Catalogue
+from application.hold import Hold
 from application.json_values import contents_hash, json_object
 from application.ports import Cards, Clock, Executions, Ids, Threads
 from application.views import ExecutionView
@@ -38,6 +39,7 @@ class Trigger:
         clock: Clock,
         ids: Ids,
         threads: Threads,
+        hold: Hold,
         library: str,
     ) -> None:
         self._catalogue = catalogue
@@ -46,6 +48,7 @@ class Trigger:
         self._clock = clock
         self._ids = ids
         self._threads = threads
+        self._hold = hold
         self._library = library
 
     async def __call__(
@@ -57,6 +60,8 @@ class Trigger:
         anywhere: bool = False,
     ) -> TriggerAnswer:
         """Store a running execution and start its first steps, or answer with the one there is.
+
+        While the engine is held it is pending.
 
         ``data`` becomes the execution's data; a pipeline that works on a card needs
         ``sd_path`` in it. Raises ``PipelineNotFound``, ``InvalidInput`` (``InvalidPath``
@@ -87,7 +92,7 @@ class Trigger:
             payload[CARD_PATH] = located
             card_key = f"path:{located}"
         # The client's own contents: the same message is the same on a server with another library.
-        contents = contents_hash(pipeline_type, payload)
+        contents = "" if checked_id is None else contents_hash(pipeline_type, payload)
         if pipeline.card:
             # Whichever server goes on with it, the footage of one card stays together.
             payload[LIBRARY] = self._library
@@ -98,9 +103,12 @@ class Trigger:
             data=payload,
             card_key=card_key,
             at=self._clock.now(),
+            # Nothing is awaited between this and the store (see ``hold``).
+            held=self._hold.held_at is not None,
         )
         triggered = await self._executions.trigger(execution, contents)
-        return TriggerAnswer(ExecutionView.of(triggered.execution), triggered.duplicate)
+        view = ExecutionView.of(triggered.execution, held_at=self._hold.held_at)
+        return TriggerAnswer(view, triggered.duplicate)
 
 
 def check_message_id(value: object) -> str:

@@ -29,7 +29,7 @@ def _timestamp_or_none(at: datetime | None) -> str | None:
     return None if at is None else timestamp(at)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StepView:
     """progress: of the step, from 0 to 100."""
 
@@ -61,14 +61,14 @@ class StepView:
             status=str(step.status),
             required=step.spec.required,
             external=step.spec.external,
-            params=json_copy(step.params),
+            params=json_copy(step.params) if step.params else {},
             depends_on=step.depends_on,
             after=step.after,
             attempt=step.attempt,
             failures=step.failures,
             waived=step.waived,
             progress=100 if step.status is StepStatus.COMPLETED else int(100 * step.progress),
-            output_data=None if step.output is None else json_copy(step.output),
+            output_data=step.output,
             error_message=step.error,
             created_at=_timestamp_or_none(step.created_at),
             queued_at=_timestamp_or_none(step.queued_at),
@@ -78,11 +78,12 @@ class StepView:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ExecutionView:
     """execution_id: the uuid, under the name that events use. progress: from 0 to 100.
 
-    waits_for: steps that run outside Rushes and that it waits for.
+    waits_for: steps that run outside Rushes and that it waits for. engine_paused_at: since
+        when the whole engine is paused, and so starts nothing of it either.
     """
 
     id: int
@@ -98,6 +99,7 @@ class ExecutionView:
     warnings: Sequence[str]
     waits_for: Sequence[str]
     paused_at: str | None
+    engine_paused_at: str | None
     rerun_of: int | None
     created_at: str
     started_at: str | None
@@ -106,8 +108,14 @@ class ExecutionView:
     steps: Sequence[StepView]
 
     @classmethod
-    def of(cls, execution: Execution, live: Live | None = None) -> ExecutionView:
-        """``live`` lays the progress of running attempts over the committed state."""
+    def of(
+        cls, execution: Execution, live: Live | None = None, *, held_at: datetime | None = None
+    ) -> ExecutionView:
+        """What the caller's own ``execution`` looks like; it becomes the view's.
+
+        ``live`` lays the progress of running attempts over the committed state.
+        ``held_at``: since when the engine is held.
+        """
         assert execution.id is not None, "only what is stored is shown"
         stored_id = execution.id
         if live:
@@ -122,11 +130,12 @@ class ExecutionView:
             status=str(execution.status),
             job_id=execution.job_id,
             progress=execution.progress,
-            execution_data=json_copy(execution.data),
+            execution_data=execution.data,
             error_message=execution.error_message,
             warnings=execution.warnings,
             waits_for=execution.waits_for(),
             paused_at=_timestamp_or_none(execution.paused_at),
+            engine_paused_at=_timestamp_or_none(held_at) if execution.active else None,
             rerun_of=execution.rerun_of,
             created_at=timestamp(execution.created_at),
             started_at=_timestamp_or_none(execution.started_at),

@@ -12,7 +12,7 @@ These are questions about a mapping of steps; nothing here changes anything.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from operator import attrgetter
 
 from domain.definition import PipelineDefinition, family_of
@@ -25,12 +25,12 @@ def is_satisfied(definition: PipelineDefinition, steps: Steps, step: Step) -> bo
     """Whether everything that the step depends on, and comes after, lets it start."""
     for names, lets_on in ((step.depends_on, _satisfies), (step.after, _has_ended)):
         for name in names:
-            family = family_of(name)
-            if family is None:
+            if name in steps:
                 if not lets_on(steps[name]):
                     return False
-            elif not is_closed(definition, steps, family) or not all(
-                lets_on(member) for member in members(steps, family)
+            # A family; or a member that, run again, isn't spawned again so far, and may never be.
+            elif not is_closed(definition, steps, name.partition(":")[0]) or not all(
+                lets_on(member) for member in waited_for(steps, (name,))
             ):
                 return False
     return True
@@ -60,7 +60,8 @@ def waited_for(steps: Steps, names: tuple[str, ...]) -> Iterator[Step]:
     for name in names:
         family = family_of(name)
         if family is None:
-            yield steps[name]
+            if name in steps:
+                yield steps[name]
         else:
             yield from members(steps, family)
 
@@ -87,23 +88,33 @@ def has_failed_above(steps: Steps, step: Step, failed: frozenset[str]) -> bool:
     return False
 
 
-def would_wait_for_itself(steps: Steps, step: Step) -> bool:
-    """Whether a step that is to be spawned waits for something that waits for its family."""
-    own = f"{step.name}:*"
+def would_wait_for_itself(definition: PipelineDefinition, steps: Steps, step: Step) -> bool:
+    """Whether a step that is to be spawned waits for something that waits for its family.
+
+    Who waits for a family waits for those who may spawn it too, and for whatever its
+    members wait for, those to come included.
+    """
+    own = (step.key, f"{step.name}:*")
     seen: set[str] = set()
-    names = [*step.depends_on, *step.after]
-    if own in names:
-        return True
-    above = list(waited_for(steps, tuple(names)))
+    above = [*step.depends_on, *step.after]
     while above:
-        other = above.pop()
-        if other.key in seen:
-            continue
-        seen.add(other.key)
-        names = [*other.depends_on, *other.after]
-        if own in names:
+        name = above.pop()
+        if name in own:
             return True
-        above.extend(waited_for(steps, tuple(names)))
+        if name in seen:
+            continue
+        seen.add(name)
+        family = family_of(name)
+        spec = None if family is None else definition.spec(family)
+        if spec is not None:
+            above.extend((*spec.depends_on, *spec.after))
+            above.extend(
+                f"{spawner.name}:*" if spawner.dynamic else spawner.name
+                for spawner in definition.spawners(spec.name)
+            )
+        for other in waited_for(steps, (name,)):
+            if not other.satisfies:  # which is for good: it waits for nothing any more
+                above.extend((*other.depends_on, *other.after))
     return False
 
 
@@ -114,20 +125,25 @@ def was_spawned_by(step: Step, keys: Container[str], families: Container[str]) -
     return step.spawned_by in keys
 
 
+def families_made_by(definition: PipelineDefinition, names: Iterable[str]) -> set[str]:
+    """The families that steps of these names may spawn, and those that these may spawn."""
+    made: set[str] = set()
+    makers = list(names)
+    while makers:
+        spec = definition.spec(makers.pop())
+        if spec is not None:
+            makers.extend(family for family in spec.spawns if family not in made)
+            made.update(spec.spawns)
+    return made
+
+
 def downstream(definition: PipelineDefinition, steps: Steps, key: str) -> frozenset[str]:
     """The keys of a step, of all that waits for it, and of all that these have spawned."""
     found = {key}
     grown = True
     while grown:
         grown = False
-        names = {steps[each].name for each in found}
-        families = {
-            family
-            for name in names
-            for spec in (definition.spec(name),)
-            if spec is not None
-            for family in spec.spawns
-        }
+        families = families_made_by(definition, {steps[each].name for each in found})
         for step in steps.values():
             if step.key in found:
                 continue

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class Fact:
 
     def data(self) -> dict[str, Any]:
         """What clients are told, beside the execution's id and the message's; JSON."""
-        return {name: _as_json(getattr(self, name)) for name in self.__match_args__ if name != "at"}
+        fields: tuple[str, ...] = self.__match_args__[1:]  # all but ``at``
+        return {name: _as_json(getattr(self, name)) for name in fields}
 
     @property
     def subject(self) -> str | None:
@@ -156,6 +157,8 @@ class StepSkipped(StepFact):
 
 
 def _as_json(value: Any) -> Any:
+    if isinstance(value, str | int):
+        return value
     if isinstance(value, tuple):
         return list(value)
     if isinstance(value, datetime):
@@ -163,8 +166,7 @@ def _as_json(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedFact:
+class RecordedFact(NamedTuple):
     """A fact as the log keeps it: what clients resume from, page through and replay.
 
     id: rises in the order in which facts become visible; ids may skip.

@@ -56,7 +56,7 @@ from domain.events import (
     StepSpawned,
     StepStarted,
 )
-from domain.step import Step, StepStatus
+from domain.step import ENDED, Step, StepStatus
 
 MAX_TAKEOVERS = 10
 """How often a step may lose its worker before it counts as the one that kills it."""
@@ -274,17 +274,20 @@ class Execution:
         """The steps that may start at ``updated_at``, in the order of the definition."""
         if self.status is not ExecutionStatus.RUNNING or self.paused_at is not None:
             return ()
-        pending = [step for step in self.steps.values() if step.status is StepStatus.PENDING]
-        return [step for step in pending if self._may_start(step)]
+        pending = StepStatus.PENDING
+        return [
+            step for step in self.steps.values() if step.status is pending and self._may_start(step)
+        ]
 
     def next_look_at(self) -> datetime | None:
         """When something may be due by itself: an attempt to start, a wait to give up."""
         if self.status is not ExecutionStatus.RUNNING or self.paused_at is not None:
             return None
+        pending = StepStatus.PENDING
         due = [
             time
             for step in self.steps.values()
-            if step.status is StepStatus.PENDING
+            if step.status is pending
             for time in (step.not_before, step.queue_ends_at)
             if time is not None and time > self.updated_at
         ]
@@ -356,7 +359,7 @@ class Execution:
         if contradictions:
             repeated = step.status is StepStatus.FAILED and step.error in contradictions
             reason = step.error if repeated and step.error else contradictions[0]
-            self.fail(key, attempt, reason, at=at)
+            self.fail(key, attempt, reason, at=at, permanent=True)
             return
         if step.status is StepStatus.COMPLETED and step.attempt == attempt:
             if _same(step.output, output):
@@ -367,11 +370,11 @@ class Execution:
         self._merge(step, output)
         if job_id is not None:
             self.job_id = job_id
-        last = all(other.ended for other in self.steps.values())
-        finishes = last and self.status is ExecutionStatus.RUNNING
+        finishes = self._is_done()
         self._advance_progress(complete=finishes)
         self._record(StepCompleted(at, step.name, key, attempt, self.progress))
-        self._finish_if_done(at)
+        if finishes:
+            self._finish(at)
 
     def fail(
         self,
@@ -420,7 +423,8 @@ class Execution:
         The same again changes nothing. Raises ``StepNotFound``; ``AttemptOver``;
         ``InvalidInput`` for a family that isn't declared, a parameter that is no word,
         the same key with other params or dependencies, a dependency that isn't there,
-        or one that would make it wait for itself.
+        one that is optional while the step is required, or one that would make it wait
+        for itself.
         """
         spawner = self.step(by)
         self._believe(spawner, attempt)
@@ -454,7 +458,14 @@ class Execution:
             family = family_of(each)
             if each not in self.steps and (family is None or self.definition.spec(family) is None):
                 raise InvalidInput(f"step {spawned.key} waits for {each!r}, which isn't there")
-        if dependencies.would_wait_for_itself(self.steps, spawned):
+        for each in depends_on:
+            other = self.definition.spec(each.partition(":")[0])
+            if spec.required and other is not None and not other.required:
+                raise InvalidInput(
+                    f"required step {spawned.key} depends on optional step {each!r}; "
+                    "it may come after it"
+                )
+        if dependencies.would_wait_for_itself(self.definition, self.steps, spawned):
             raise InvalidInput(f"step {spawned.key} would wait for itself")
         self._add(spawned, by, at)
         return self.steps[spawned.key]
@@ -553,8 +564,7 @@ class Execution:
             raise IllegalTransition(f"execution {self.uuid}", "pause", self.status)
         if self.paused_at is None:
             self.paused_at = at
-            for step in list(self.steps.values()):
-                self._put(step.leave_queue(), at)
+            self._leave_queues(at)
             self._record(PipelinePaused(at))
 
     def resume(self, *, at: datetime) -> None:
@@ -688,9 +698,15 @@ class Execution:
             self._finish_if_done(at)
         elif self.status is ExecutionStatus.RUNNING:
             self.status = self._fire(ExecutionVerb.FAIL)
+            self._leave_queues(at)
             self.error_message = f"step {step.key} failed (attempt {step.attempt}): {error}"
             self.completed_at = at
             self._record(PipelineFailed(at, step.name, step.key, step.attempt, error))
+
+    def _leave_queues(self, at: datetime) -> None:
+        """Nothing starts from now on, so nobody waits for a slot."""
+        for step in list(self.steps.values()):
+            self._put(step.leave_queue(), at)
 
     def _take_over(self, step: Step, at: datetime) -> None:
         if step.takeovers >= MAX_TAKEOVERS:
@@ -760,11 +776,17 @@ class Execution:
                     self._record(StepSkipped(at, step.name, step.key, step.attempt, reason))
                     culprits.append(skipped)
 
-    def _finish_if_done(self, at: datetime) -> None:
+    def _is_done(self) -> bool:
+        """Whether it runs, and nothing of it is left to do."""
         if self.status is not ExecutionStatus.RUNNING:
-            return
-        if not all(step.ended for step in self.steps.values()):
-            return
+            return False
+        return all(step.status in ENDED for step in self.steps.values())
+
+    def _finish_if_done(self, at: datetime) -> None:
+        if self._is_done():
+            self._finish(at)
+
+    def _finish(self, at: datetime) -> None:
         self.status = self._fire(ExecutionVerb.COMPLETE)
         self.completed_at = at
         self.progress = 100
@@ -776,12 +798,21 @@ class Execution:
             self.progress = 100
             return
         total = done = 0.0
+        completed, running, pending = (
+            StepStatus.COMPLETED,
+            StepStatus.RUNNING,
+            StepStatus.PENDING,
+        )
         for step in self.steps.values():
             weight = step.spec.weight
             total += weight
-            if step.status is StepStatus.RUNNING:
+            if step.status is completed:
+                done += weight
+            elif step.status is running:
                 done += weight * step.progress
-            elif step.satisfies or (step.gave_up and not step.spec.required):
+            elif step.status is not pending and (
+                step.waived or (step.gave_up and not step.spec.required)
+            ):
                 done += weight
         self.progress = max(self.progress, min(99, int(100 * done / total)))
 

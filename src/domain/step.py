@@ -77,6 +77,8 @@ ENDED = frozenset(
 )
 """The states in which nothing more happens by itself."""
 
+GAVE_UP = frozenset({StepStatus.FAILED, StepStatus.SKIPPED})
+
 
 class Step(NamedTuple):
     """A step of one execution.
@@ -136,12 +138,12 @@ class Step(NamedTuple):
     @property
     def gave_up(self) -> bool:
         """Whether it ended without its work; a cancelled one was stopped on its way."""
-        return self.status in (StepStatus.FAILED, StepStatus.SKIPPED)
+        return self.status in GAVE_UP
 
     @property
     def satisfies(self) -> bool:
         """Whether what depends on it may start."""
-        return self.status is StepStatus.COMPLETED or self.waived
+        return self.waived or self.status is StepStatus.COMPLETED
 
     @property
     def queue_ends_at(self) -> datetime | None:

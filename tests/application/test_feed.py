@@ -233,6 +233,77 @@ async def test_a_place_outside_the_log_is_refused_with_the_bounds(
         assert (refused.value.since, refused.value.oldest, refused.value.last) == (since, 0, 4)
 
 
+async def test_what_is_forgotten_is_no_place_and_the_rest_of_the_log_is(engine: Engine) -> None:
+    await engine.ran("one")
+    engine.clock.tick(10)
+    young = await engine.ran("one")
+    assert await engine.executions.forget(engine.clock.now(), 10) == 1
+    for attempt in (engine.feed.page(3, 10), anext(engine.feed.follow(3)), engine.feed.check(3)):
+        with pytest.raises(FactsGone) as refused:
+            await attempt
+        assert (refused.value.since, refused.value.oldest, refused.value.last) == (3, 4, 8)
+    assert await engine.feed.oldest() == 4
+    assert [fact.id for fact in await engine.feed.page(4, 10)] == [5, 6, 7, 8]
+    follower = Follower(engine.feed, 4)
+    await settle()
+    assert follower.ids == [5, 6, 7, 8]
+    assert young.id == 2
+
+
+async def test_an_execution_that_is_there_is_followed_from_wherever_it_was_seen_last(
+    engine: Engine,
+) -> None:
+    await engine.ran("one")
+    engine.clock.tick(10)
+    await engine.ran("one")
+    assert await engine.executions.forget(engine.clock.now(), 10) == 1
+    for since, ids in ((0, [5, 6, 7, 8]), (3, [5, 6, 7, 8]), (6, [7, 8])):
+        await engine.feed.check(since, 2)
+        assert [fact.id for fact in await engine.feed.page(since, 10, 2)] == ids
+        follower = Follower(engine.feed, since, execution_id=2)
+        await settle()
+        assert follower.ids == ids
+    for since in (-1, 9):
+        with pytest.raises(FactsGone):
+            await engine.feed.check(since, 2)
+
+
+@pytest.mark.usefixtures("short")
+async def test_who_reads_too_slowly_is_told_that_the_rest_was_forgotten() -> None:
+    engine = await Engine(Pipeline("one", [step(name="a")(nothing)])).open()
+    for _ in range(10):
+        await engine.ran("one")
+    slow = Follower(engine.feed, 0)
+    slow.gate.clear()
+    await until(lambda: slow.entries)
+    engine.clock.tick(10)
+    assert await engine.executions.forget(engine.clock.now(), 6) == 6
+    slow.gate.set()
+    with pytest.raises(FactsGone) as refused:
+        await slow.task
+    assert (refused.value.since, refused.value.oldest) == (5, 24)
+    assert slow.ids == [1, 2, 3, 4, 5], "a page is whole, and there is none with a gap"
+    engine.feed.close()
+
+
+async def test_a_feed_goes_on_after_the_last_id_when_everything_is_forgotten(
+    engine: Engine,
+) -> None:
+    await engine.ran("one")
+    engine.clock.tick(10)
+    assert await engine.executions.forget(engine.clock.now(), 10) == 1
+    later = await Engine(
+        Pipeline("one", [step(name="a")(nothing)]), executions=engine.executions
+    ).open()
+    assert later.feed.last_id == 4
+    follower = Follower(later.feed, 4)
+    await settle()
+    await later.ran("one")
+    await settle()
+    assert follower.ids == [5, 6, 7, 8]
+    later.feed.close()
+
+
 async def test_a_page_is_bounded_and_may_be_of_one_execution(engine: Engine) -> None:
     await engine.ran("one")
     two = await engine.ran("one")

@@ -49,7 +49,7 @@ async def board() -> AsyncIterator[Board]:
     made = Board(engine)
     await engine.trigger("two", {}, message_id="m")
     for started in made.started:
-        engine.board.begin(started)
+        engine.board.begin(started.ref)
     return made
 
 
@@ -126,7 +126,7 @@ async def test_what_was_said_just_before_the_end_is_dropped_on_the_loop(board: B
 
 async def test_what_a_replaced_attempt_says_is_dropped_and_ends_nothing(board: Board) -> None:
     await board.engine.recovery()
-    board.engine.board.begin(board.started[2])
+    board.engine.board.begin(board.started[2].ref)
     assert (board.started[2].ref.step_key, board.started[2].ref.attempt) == ("a", 2)
     await board.note(0.9)
     assert board.told == []

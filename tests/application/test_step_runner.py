@@ -300,11 +300,12 @@ async def test_when_rushes_stops_the_attempt_is_given_back() -> None:
     ).open()
     answer = await engine.trigger("one", {})
     attempt = engine.runner.begin(engine.dispatcher.launched[0])
+    deciding = asyncio.create_task(engine.runner.decided(attempt))
     await begun.wait()
     engine.dispatcher.slots = 0
     engine.runner.stop()
     attempt.tell()
-    await (await engine.runner.decided(attempt))()
+    await (await deciding)()
     execution = await engine.executions.get(answer.execution.id)
     assert (execution.step("a").status, execution.step("a").takeovers) == ("pending", 0)
     assert execution.status == "running"

@@ -124,6 +124,9 @@ class MemoryStore(Store):
     def busy(self, execution_id: int) -> bool:
         return bool(self.executions.busy(execution_id))
 
+    def has(self, execution_id: int) -> bool:
+        return bool(self.executions.has(execution_id))
+
     def library(self, execution_id: int) -> str | None:
         library: str | None = self.executions.data(execution_id).get("library")
         return library

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from application.ports import Executions, Query
 from domain.definition import PipelineDefinition, StepSpec
@@ -22,7 +22,7 @@ from domain.errors import (
 )
 from domain.execution import Execution, ExecutionStatus
 from domain.step import StepStatus
-from tests.contract.conftest import AB, PAIR, Store
+from tests.contract.conftest import AB, PAIR, SqlStore, Store
 from tests.fakes.world import EPOCH, until
 
 MANY = 64
@@ -692,7 +692,7 @@ def spoil(execution: Execution) -> None:
                 if isinstance(value, dict):
                     value["spoilt"] = True
             step.output["spoilt"] = True
-        execution.steps[key] = replace(step, status=StepStatus.CANCELLED)
+        execution.steps[key] = step._replace(status=StepStatus.CANCELLED)
     execution.steps.clear()
     execution.recorded.clear()
 
@@ -739,6 +739,82 @@ async def test_facts_that_are_handed_out_are_the_callers_own(store: Store) -> No
     assert (await store.executions.facts(0, 1))[0].data["steps"] == ["a", "b"]
 
 
+# -- holding ---------------------------------------------------------------------
+
+
+async def test_since_when_the_engine_is_held_is_remembered_for_whoever_opens_it_next(
+    store: Store,
+) -> None:
+    assert await store.executions.held_at() is None
+    await store.executions.hold(None)
+    assert await store.executions.held_at() is None
+    await store.executions.hold(EPOCH)
+    await store.executions.hold(EPOCH + timedelta(seconds=5))
+    if isinstance(store, SqlStore):
+        await store.reopen()
+    assert await store.executions.held_at() == EPOCH + timedelta(seconds=5)
+    await store.executions.hold(None)
+    assert await store.executions.held_at() is None
+
+
+async def test_a_hold_whose_commit_fails_is_not_remembered(store: Store) -> None:
+    store.fail_commits(1)
+    with pytest.raises(Unavailable):
+        await store.executions.hold(EPOCH)
+    assert await store.executions.held_at() is None
+    assert await store.make() == 1, "the store goes on"
+
+
+async def test_what_was_asked_before_a_hold_is_there_after_it(store: Store) -> None:
+    """Also where nobody waits for it any more, and the commit that it shares fails."""
+    definition = PipelineDefinition("one", (StepSpec("a"),))
+    held = [
+        Execution.trigger(definition, uuid=store.ids.new(), data={}, at=EPOCH, held=True)
+        for _ in range(20)
+    ]
+
+    async def gone() -> None:
+        asked = asyncio.ensure_future(store.executions.trigger(held[0], "h"))
+        await asyncio.sleep(0)
+        if isinstance(store, SqlStore):  # in memory, what nobody waits for doesn't happen
+            asked.cancel()
+        store.fail_commits(1 if isinstance(store, SqlStore) else 0)
+
+    async def hold() -> int:
+        await asyncio.sleep(0)  # now all of them have asked
+        await store.executions.hold(None)
+        return len(await store.executions.unfinished())
+
+    *_, found = await store.together(
+        gone(), *(store.executions.trigger(each, "h") for each in held[1:]), hold()
+    )
+    assert found == len(held)
+
+
+async def test_a_pending_execution_holds_its_card_and_starts_nothing_until_it_begins(
+    store: Store,
+) -> None:
+    given = Execution.trigger(
+        AB, uuid="u", data={}, at=EPOCH, card_key="path:/x", message_id="m", held=True
+    )
+    stored = await store.executions.trigger(given, "h")
+    assert stored.execution.status is ExecutionStatus.PENDING
+    assert store.published == []
+    assert store.dispatcher.asked == []
+    again = await store.trigger(card_key="path:/x", message_id="n")
+    assert (again.duplicate, again.execution.status) == ("card", ExecutionStatus.PENDING)
+    assert (await store.trigger(message_id="m", card_key="path:/x")).duplicate == "message"
+    made = stored.execution.id
+    assert made is not None
+    assert await store.executions.unfinished() == [made]
+    if isinstance(store, SqlStore):
+        await store.reopen()
+    begun = await store.executions.update(made, lambda e: e.begin(at=EPOCH))
+    assert begun.step("a").status is StepStatus.RUNNING
+    assert store.dispatcher.keys == ["a"]
+    assert [fact.type for fact in store.published] == ["pipeline:started", "pipeline:step_started"]
+
+
 # -- closed ----------------------------------------------------------------------
 
 CALLS: dict[str, Callable[[Executions, Execution], Any]] = {
@@ -750,6 +826,9 @@ CALLS: dict[str, Callable[[Executions, Execution], Any]] = {
     "unfinished": lambda executions, execution: executions.unfinished(),
     "facts": lambda executions, execution: executions.facts(0, 1),
     "fact_bounds": lambda executions, execution: executions.fact_bounds(),
+    "forget": lambda executions, execution: executions.forget(EPOCH, 1),
+    "hold": lambda executions, execution: executions.hold(EPOCH),
+    "held_at": lambda executions, execution: executions.held_at(),
 }
 
 
@@ -801,3 +880,24 @@ async def test_a_step_that_has_to_queue_at_the_trigger_is_looked_at_when_its_wai
     )
     await until(lambda: store.dispatcher.looks, within_s=2)
     assert store.dispatcher.looks == [(triggered.execution.id, EPOCH + timedelta(seconds=5))]
+
+
+@pytest.mark.parametrize("status", [None, *ExecutionStatus])
+async def test_executions_of_one_type_are_listed_without_going_through_all(
+    sql: SqlStore, status: ExecutionStatus | None
+) -> None:
+    plans: list[str] = []
+
+    def explain(
+        connection: Any, cursor: Any, statement: str, parameters: Any, *more: object
+    ) -> None:
+        if statement.startswith("SELECT pipeline_execution"):
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            plans.extend(row[-1] for row in plan)
+
+    await sql.make()
+    event.listen(sql.database.reader, "before_cursor_execute", explain)
+    listed = await sql.executions.list(Query(pipeline_type="ab", status=status))
+    assert len(listed) == (status in (None, ExecutionStatus.RUNNING))
+    column = "pipeline_type" if status in (None, ExecutionStatus.COMPLETED) else "status"
+    assert [plan.split("(")[1] for plan in plans] == [f"{column}=?)"]

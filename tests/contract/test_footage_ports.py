@@ -13,7 +13,7 @@ import pytest
 from adapters.persistence.footage import KEYS, SqlCardFiles, SqlJobs, SqlLedger
 from application.ports import MAX_UNFINISHED, AttemptRef, CardFiles, Jobs, Ledger
 from domain.definition import PipelineDefinition, StepSpec
-from domain.errors import AttemptOver, JobNotFound
+from domain.errors import AttemptOver, ExecutionNotFound, JobNotFound
 from domain.footage import Card, CardFile, FileKind, ImportedFile, JobStatus, VerifiedCopy
 from tests.contract.conftest import PAIR, MemoryStore, SqlStore, Store
 from tests.fakes.footage import MemoryCardFiles, MemoryJobs, MemoryLedger
@@ -58,12 +58,14 @@ async def footage(store: Store) -> AsyncIterator[Footage]:
     else:
         assert isinstance(store, MemoryStore)
         fence = store.fence()
+        memory = MemoryJobs(fence, now=clock.now, busy=store.busy, library=store.library)
+        store.executions.keeps = lambda each: memory.status_of(each) is JobStatus.CREATED
+
+        def stays(execution_id: int) -> bool:
+            return store.has(execution_id) or memory.status_of(execution_id) is not None
+
         yield Footage(
-            store,
-            MemoryJobs(fence, now=clock.now, busy=store.busy, library=store.library),
-            MemoryCardFiles(fence),
-            MemoryLedger(fence),
-            clock,
+            store, memory, MemoryCardFiles(fence, stays=stays), MemoryLedger(fence), clock
         )
 
 
@@ -88,12 +90,15 @@ async def over(footage: Footage, how: str) -> AttemptRef:
         await footage.store.fail(ref.execution_id, "x")
     elif how == "older":
         await footage.store.executions.update(ref.execution_id, lambda e: e.recover(at=EPOCH))
+    elif how == "forgotten":
+        await footage.store.executions.update(ref.execution_id, lambda e: e.cancel(at=EPOCH))
+        assert await footage.store.executions.forget(EPOCH + timedelta(seconds=1), 1) == 1
     elif how == "never":
-        return replace(ref, attempt=2)
+        return ref._replace(attempt=2)
     return ref
 
 
-OVER = pytest.mark.parametrize("how", ["completed", "failed", "older", "never"])
+OVER = pytest.mark.parametrize("how", ["completed", "failed", "older", "never", "forgotten"])
 
 
 # -- jobs ------------------------------------------------------------------------
@@ -123,7 +128,7 @@ async def test_a_later_attempt_finds_the_job_of_an_earlier_one(footage: Footage)
     ref = await footage.attempt()
     first = await footage.job(ref)
     await footage.store.executions.update(ref.execution_id, lambda e: e.recover(at=EPOCH))
-    assert await footage.job(replace(ref, attempt=2)) == first
+    assert await footage.job(ref._replace(attempt=2)) == first
 
 
 async def test_a_name_that_is_taken_gets_a_number(footage: Footage) -> None:
@@ -195,6 +200,48 @@ async def test_the_newest_unfinished_jobs_are_told_up_to_a_bound(footage: Footag
     assert list(found) == list(reversed(jobs))[:MAX_UNFINISHED]
 
 
+async def test_an_execution_whose_job_was_never_copied_is_not_forgotten(footage: Footage) -> None:
+    ref = await footage.attempt(library="/lib")
+    job = await footage.job(ref)
+    await footage.store.executions.update(ref.execution_id, lambda e: e.cancel(at=EPOCH))
+    other = await footage.attempt()
+    await footage.store.executions.update(other.execution_id, lambda e: e.cancel(at=EPOCH))
+    assert await footage.store.executions.forget(EPOCH + timedelta(seconds=1), 10) == 1
+    assert (await footage.store.executions.get(ref.execution_id)).id == ref.execution_id
+    assert list(await footage.call(footage.jobs.unfinished, CARD.identity, "/lib")) == [job]
+
+
+async def test_the_job_of_a_forgotten_execution_stays_with_all_that_it_brought(
+    footage: Footage,
+) -> None:
+    ref = await footage.attempt()
+    await footage.call(footage.files.replace, ref, [file(b"A"), file(b"B")])
+    made = await footage.job(ref)
+    await footage.call(footage.ledger.record, ref, made.id, [copy_of(imported())])
+    job = await footage.call(footage.jobs.copied, ref, made.id)
+    await footage.store.executions.update(ref.execution_id, lambda e: e.cancel(at=EPOCH))
+    assert await footage.store.executions.forget(EPOCH + timedelta(seconds=1), 10) == 1
+    with pytest.raises(ExecutionNotFound):
+        await footage.store.executions.get(ref.execution_id)
+    assert await footage.call(footage.jobs.get, job.id) == job
+    assert [each.path for each in await footage.call(footage.files.of, ref.execution_id)] == [
+        b"A", b"B",
+    ]  # fmt: skip
+    known = await footage.call(footage.ledger.known, [file(b"C1.MP4")], "/lib")
+    assert known == {b"C1.MP4": [copy_of(imported())]}
+    assert (await footage.job(await footage.attempt(), job.name)).name == f"{job.name}-2"
+
+
+async def test_what_a_scan_found_goes_with_an_execution_that_has_no_job(footage: Footage) -> None:
+    going, staying = await footage.attempt(), await footage.attempt()
+    for ref in (going, staying):
+        await footage.call(footage.files.replace, ref, [file(b"A")])
+    await footage.store.executions.update(going.execution_id, lambda e: e.cancel(at=EPOCH))
+    assert await footage.store.executions.forget(EPOCH + timedelta(seconds=1), 10) == 1
+    assert list(await footage.call(footage.files.of, going.execution_id)) == []
+    assert len(await footage.call(footage.files.of, staying.execution_id)) == 1
+
+
 async def test_jobs_made_at_once_get_different_names(footage: Footage) -> None:
     refs = [await footage.attempt() for _ in range(10)]
     jobs = await asyncio.gather(*(footage.job(ref, "day") for ref in refs))
@@ -255,6 +302,17 @@ async def test_an_inventory_comes_back_in_the_order_of_its_paths_bytes(footage: 
     await footage.call(footage.files.replace, ref, iter(files))
     found = await footage.call(footage.files.of, ref.execution_id)
     assert list(found) == sorted(files, key=lambda each: each.path)
+
+
+async def test_a_file_s_clip_and_problem_come_back_with_it(footage: Footage) -> None:
+    ref = await footage.attempt()
+    files = [
+        replace(file(b"a"), clip=b"\xff/a", problem="a socket, no file"),
+        replace(file(b"b"), clip=b"", problem=""),
+        file(b"c"),
+    ]
+    await footage.call(footage.files.replace, ref, files)
+    assert list(await footage.call(footage.files.of, ref.execution_id)) == files
 
 
 async def test_an_inventory_replaces_the_older_one(footage: Footage) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 
 from adapters.persistence.batch import Batch
 from adapters.persistence.statements import Statement
@@ -454,3 +454,36 @@ async def test_while_another_tool_writes_all_that_waits_is_refused_together(
     again = await store.together(*(store.complete(each, "a") for each in made))
     assert all(isinstance(answer, Execution) for answer in again)
     await store.close()
+
+
+async def test_what_is_unfinished_is_read_together_and_not_once_more_each(sql: SqlStore) -> None:
+    made = [await sql.make() for _ in range(3)]
+    ended = await sql.make(PAIR)
+    await sql.complete(ended, "x")
+    await sql.complete(ended, "y")
+    before = [await sql.executions.get(each) for each in made]
+    await sql.reopen()
+    reads: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *more: Any) -> None:
+        if statement.startswith("SELECT"):
+            reads.append(statement)
+
+    event.listen(sql.database.writer, "before_cursor_execute", note)
+    assert await sql.executions.unfinished() == made
+    assert len(reads) == 2, "executions, and their steps"
+    for execution_id, was in zip(made, before, strict=True):
+        assert same(await sql.executions.get(execution_id), was)
+        after = await sql.complete(execution_id, "a")
+        assert after.step("a").status is StepStatus.COMPLETED
+    assert len(reads) == 2
+
+
+async def test_what_is_read_together_is_what_the_changes_beside_it_leave(sql: SqlStore) -> None:
+    made = await sql.make(PAIR)
+    await sql.reopen()
+    _, answer = await sql.together(sql.executions.unfinished(), sql.complete(made, "x"))
+    assert isinstance(answer, Execution)
+    assert same(await sql.executions.get(made), answer)
+    await sql.complete(made, "y")
+    assert (await sql.executions.get(made)).status is ExecutionStatus.COMPLETED

@@ -151,6 +151,37 @@ def test_a_spawned_step_may_not_wait_for_what_waits_for_its_family() -> None:
             spawn(execution, "A", depends_on=depends_on)
 
 
+@pytest.mark.parametrize(
+    "after",
+    [
+        ["frame:*"],  # which the step's own family spawns
+        ["late:*"],  # whose only spawner waits for the step's family
+        ["later:*"],  # whose members to come would wait for it
+    ],
+)
+def test_a_spawned_step_may_not_wait_for_a_family_that_is_open_until_it_has_ended(
+    after: list[str],
+) -> None:
+    execution = scanning(
+        StepSpec("scan", spawns=("probe", "later")),
+        StepSpec("probe", dynamic=True, spawns=("frame",)),
+        StepSpec("frame", dynamic=True),
+        StepSpec("index", after=("probe:*",), spawns=("late",)),
+        StepSpec("late", dynamic=True),
+        StepSpec("later", dynamic=True, after=("index",)),
+    )
+    with pytest.raises(InvalidInput, match="wait for itself"):
+        spawn(execution, "A", after=after)
+    spawn(execution, "A")
+
+
+def test_a_required_spawned_step_may_not_depend_on_an_optional_one() -> None:
+    execution = scanning(SCAN, PROBE, StepSpec("poster", required=False))
+    with pytest.raises(InvalidInput, match="optional step 'poster'"):
+        spawn(execution, "A", depends_on=["poster"])
+    spawn(execution, "A", after=["poster"])
+
+
 def test_a_failed_member_skips_what_waits_for_the_family() -> None:
     execution = scanning()
     spawn(execution, "A")
@@ -360,6 +391,49 @@ def test_a_spawner_that_runs_again_takes_only_its_own_members_with_it() -> None:
     assert {key for key, step in member.steps.items() if not step.ended} == {"probe:B", "report"}
     (started,) = member.recorded
     assert started.data()["kept"] == ["left", "right", "probe:A"]
+
+
+@pytest.mark.parametrize("spawned_again", [True, False])
+def test_what_waited_for_a_member_that_is_to_be_spawned_again_waits_for_its_spawner(
+    spawned_again: bool,
+) -> None:
+    execution = scanning(
+        StepSpec("scan", spawns=("probe",)),
+        StepSpec("index", spawns=("page",)),
+        PROBE,
+        StepSpec("page", dynamic=True),
+    )
+    execution.start("index", at=at(1))
+    execution.spawn("index", 1, "page", "1", at=at(2))
+    execution.complete("index", 1, {}, at=at(2))
+    run(execution, "page:1")
+    spawn(execution, "A", after=["page:1"])
+    run(execution, "probe:A")
+    execution.complete("scan", 1, {}, at=at(5))
+    again = Execution.rerun(execution, "index", uuid="v", at=at(9))
+    assert again.step("scan").status is StepStatus.COMPLETED
+    assert ready(again) == ["index"]
+    again.start("index", at=at(10))
+    if spawned_again:
+        again.spawn("index", 1, "page", "1", at=at(10))
+        assert ready(again) == ["page:1"]
+        run(again, "page:1")
+    again.complete("index", 1, {}, at=at(11))
+    run(again, "probe:A")
+    assert again.status is ExecutionStatus.COMPLETED
+
+
+def test_what_waits_for_a_family_runs_again_with_whoever_may_spawn_its_spawners() -> None:
+    execution = scanning(
+        SCAN,
+        StepSpec("probe", dynamic=True, spawns=("frame",)),
+        StepSpec("frame", dynamic=True),
+        StepSpec("reel", after=("frame:*",)),
+    )
+    execution.complete("scan", 1, {}, at=at(2))
+    run(execution, "reel")
+    again = Execution.rerun(execution, "scan", uuid="v", at=at(9))
+    assert again.step("reel").status is StepStatus.PENDING
 
 
 def test_a_held_execution_begins_when_it_is_told_to() -> None:

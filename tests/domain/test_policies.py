@@ -87,6 +87,16 @@ def test_a_permanent_failure_is_not_tried_again() -> None:
     assert execution.error_message == "step a failed (attempt 1): no use"
 
 
+def test_an_output_that_contradicts_the_data_is_not_tried_again() -> None:
+    execution = triggered(StepSpec("a"), StepSpec("b", retry=RetryPolicy(retries=3)))
+    for key in ("a", "b"):
+        execution.start(key, at=at(1))
+    execution.complete("a", 1, {"files": 3}, at=at(2))
+    execution.complete("b", 1, {"files": 4}, at=at(3))
+    assert execution.step("b").status is StepStatus.FAILED
+    assert execution.status is ExecutionStatus.FAILED
+
+
 def test_nothing_is_tried_again_by_itself_once_the_execution_has_failed() -> None:
     execution = triggered(StepSpec("a", retry=RetryPolicy(retries=5)), StepSpec("b"))
     execution.start("a", at=at(0))
@@ -185,6 +195,18 @@ def test_a_pause_is_no_wait_for_a_slot() -> None:
     execution.queue("a", at=at(101))
     execution.tick(at=at(105))
     assert execution.status is ExecutionStatus.RUNNING
+
+
+def test_the_time_that_an_execution_was_failed_is_no_wait_for_a_slot() -> None:
+    execution = triggered(StepSpec("a", queue_timeout_s=5), StepSpec("b"))
+    execution.queue("a", at=at(1))
+    execution.start("b", at=at(1))
+    execution.fail("b", 1, "no", at=at(2))
+    execution.retry(at=at(100))
+    execution.tick(at=at(101))
+    assert execution.status is ExecutionStatus.RUNNING
+    execution.queue("a", at=at(101))
+    assert execution.next_look_at() == at(106)
 
 
 # -- cancel ----------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.e2e.server import Server, eventually, steps
+from tests.cards import gopro_card
+from tests.e2e.server import DEADLINE_S, Server, eventually, steps
 from tests.e2e.test_command_line import CommandLine
 
 
@@ -191,19 +193,131 @@ def test_a_part_is_run_again_as_a_new_execution(server: Server) -> None:
         assert refused.status_code == status
 
 
-def test_while_the_engine_is_paused_nothing_starts(start_server: Callable[..., Server]) -> None:
+def test_while_the_engine_is_paused_nothing_starts(
+    start_server: Callable[..., Server], tmp_path: Path
+) -> None:
     server = start_server()
-    assert server.request("POST", "/api/engine/pause").json()["paused"] is True
+    gate = tmp_path / "gate"
+    before = running(server, gate)
+    paused = server.request("POST", "/api/engine/pause").json()
+    assert paused["paused"] is True
+    assert paused["paused_at"].endswith("Z")
+    assert server.request("POST", "/api/engine/pause").json() == paused
+    gate.touch()
+    held = eventually(
+        lambda: server.execution(before),
+        lambda found: steps(found)["wait_for_file"]["status"] == "completed",
+    )
+    assert (held["status"], steps(held)["finish"]["status"]) == ("running", "pending")
+    assert steps(held)["finish"]["queued_at"] is not None
+    assert held["engine_paused_at"] == paused["paused_at"]
     execution_id = server.trigger("diamond", text="a b")
-    held = server.execution(execution_id)
-    assert held["status"] == "running"
-    assert steps(held)["split"]["status"] == "pending"
-    assert steps(held)["split"]["queued_at"] is not None
+    pending = server.execution(execution_id)
+    assert (pending["status"], pending["started_at"]) == ("pending", None)
+    assert pending["engine_paused_at"] == paused["paused_at"]
+    assert server.get(f"/api/pipeline/{execution_id}/events")["events"] == []
     assert server.get("/api/engine") == {
         "paused": True,
+        "paused_at": paused["paused_at"],
         "running": 0,
         "waiting": 1,
         "overdue": [],
+        "abandoned": [],
     }
-    assert server.request("POST", "/api/engine/resume").json()["paused"] is False
-    assert server.ended(execution_id)["status"] == "completed"
+    resumed = server.request("POST", "/api/engine/resume").json()
+    assert (resumed["paused"], resumed["paused_at"]) == (False, None)
+    for each in (before, execution_id):
+        ended = server.ended(each)
+        assert (ended["status"], ended["engine_paused_at"]) == ("completed", None)
+
+
+def test_a_paused_engine_is_paused_after_a_kill_too_and_loses_nothing(
+    start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = start_server()
+    rushes = CommandLine(server.place)
+    gate = tmp_path / "gate"
+    interrupted = running(server, gate)
+    since = server.request("POST", "/api/engine/pause").json()["paused_at"]
+    card = server.cards / "A"
+    gopro_card(card)
+    accepted = server.announce(card, "while paused")["data"]
+    assert accepted["duplicate"] is None
+    assert server.announce(card, "again")["data"] == {
+        "message_id": "again",
+        "execution_id": accepted["execution_id"],
+        "duplicate": "card",
+    }
+    assert server.execution(accepted["execution_id"])["status"] == "pending"
+
+    server.kill()
+    server.start()
+    assert server.process is not None
+    assert server.process.stdout is not None
+    said = server.process.stdout.readline()
+    assert since in said
+    assert "rushes engine resume" in said
+    gate.touch()
+    assert server.get("/api/engine")["paused_at"] == since
+    assert server.execution(accepted["execution_id"])["status"] == "pending"
+    # Recovery asks for a slot in the commit in which it takes a step over.
+    taken_over = steps(server.execution(interrupted))["wait_for_file"]
+    assert (taken_over["status"], taken_over["attempt"]) == ("pending", 1)
+    shown = rushes("status", accepted["execution_id"])
+    assert f"paused since {since}" in shown.stdout
+
+    resumed = rushes("engine", "resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "The engine is not paused" in resumed.stdout
+    for each in (interrupted, accepted["execution_id"]):
+        assert server.ended(each)["status"] == "completed"
+    server.kill()
+    server.start()
+    assert server.get("/api/engine")["paused"] is False
+
+
+def test_a_handler_that_never_looks_up_is_abandoned_and_its_slot_is_used_again(
+    start_server: Callable[..., Server],
+) -> None:
+    server = start_server(
+        RUSHES_POOLS="default=1", RUSHES_ABANDON_AFTER_S="0.2", RUSHES_STOP_GRACE_S="0.5"
+    )
+    rushes = CommandLine(server.place)
+    stuck = server.trigger("stuck")
+    eventually(
+        lambda: steps(server.execution(stuck))["deaf_thread"]["status"],
+        lambda status: status == "running",
+    )
+    server.request("POST", f"/api/pipeline/{stuck}/cancel")
+    number = server.execution(stuck)["id"]
+    found = eventually(lambda: server.get("/api/engine"), lambda found: found["abandoned"])
+    assert found["abandoned"] == [{"execution": number, "step_key": "deaf_thread", "attempt": 1}]
+    assert (found["overdue"], found["running"]) == ([], 1)
+    assert server.ended(server.trigger("lucky"))["status"] == "completed"
+    # A blocking handler needs a thread: the stuck one has kept its own, and there is another.
+    assert server.ended(server.trigger("words", text="to be"))["status"] == "completed"
+    assert f"abandoned: deaf_thread of execution {number}, attempt 1" in rushes("engine").stdout
+    assert server.stop() == 0
+    log = server.log.read_text()
+    assert f"deaf_thread of execution {number}, attempt 1 is abandoned" in log
+    assert "Traceback" not in log
+
+
+def test_a_command_on_a_paused_engine_says_why_nothing_moves(tmp_path: Path) -> None:
+    rushes = CommandLine(tmp_path)
+    footage = gopro_card(tmp_path / "CARD")
+    paused = rushes("engine", "pause")
+    assert paused.returncode == 0, paused.stderr
+    assert paused.stdout.startswith("The engine is paused since ")
+    assert rushes("engine").stdout == paused.stdout
+    assert json.loads(rushes("engine", "--json").stdout)["paused"] is True
+    process = rushes.start("ingest", str(tmp_path / "CARD"))
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    assert said.startswith("The engine is paused since ")
+    assert "rushes engine resume" in said
+    # From another terminal: it finds the server that the first command has started.
+    assert "not paused" in rushes("engine", "resume").stdout
+    output, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, errors
+    assert f"{len(footage)} files" in output

@@ -10,10 +10,12 @@ from application.authoring import Pipeline
 from application.cancel import Cancel
 from application.catalogue import Catalogue
 from application.feed import Feed
+from application.hold import Hold
 from application.pause import Pause
 from application.ports import Dispatcher
 from application.progress import ProgressBoard
 from application.recovery import Recovery
+from application.rerun import Rerun
 from application.retry import Retry
 from application.settle import Settle
 from application.status import Status
@@ -67,6 +69,7 @@ class Engine:
             clock=self.clock,
             threads=self.threads,
         )
+        self.hold = Hold(executions=self.executions, dispatcher=self.dispatcher, clock=self.clock)
         self.trigger = self.trigger_of(LIBRARY)
         self.retry = Retry(executions=self.executions, clock=self.clock)
         self.cancel = Cancel(
@@ -77,8 +80,11 @@ class Engine:
         )
         self.pause = Pause(executions=self.executions, clock=self.clock)
         self.settle = Settle(executions=self.executions, clock=self.clock)
-        self.status = Status(executions=self.executions, progress=self.board)
-        self.recovery = Recovery(executions=self.executions, clock=self.clock)
+        self.status = Status(executions=self.executions, progress=self.board, hold=self.hold)
+        self.recovery = Recovery(executions=self.executions, clock=self.clock, hold=self.hold)
+        self.rerun = Rerun(
+            executions=self.executions, clock=self.clock, ids=self.ids, hold=self.hold
+        )
 
     def trigger_of(self, library: str) -> Trigger:
         """As of a server with this library."""
@@ -89,6 +95,7 @@ class Engine:
             clock=self.clock,
             ids=self.ids,
             threads=self.threads,
+            hold=self.hold,
             library=library,
         )
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import Follower, Process, World
 
 INVARIANTS = {
-    "liveness": "No execution stays running with nothing running and nothing scheduled.",
+    "liveness": "No execution stays running or pending with nothing running and scheduled.",
     "completed once": "kill -9 at any instant repeats no completed step.",
     "attempts": "Attempt rises at each start and never resets; an older attempt's result is "
     "refused; an attempt is begun once.",
@@ -46,7 +46,7 @@ INVARIANTS = {
     "followers": "A follower misses nothing and sees nothing twice.",
     "step progress": "Step progress carries its attempt, and is dropped unless that attempt "
     "is known to run.",
-    "pools": "No pool has more handlers at work than it has slots.",
+    "pools": "No pool has more handlers at work than it has slots, but for abandoned ones.",
     "families": "Spawning the same again changes nothing; a family is closed when all its "
     "declarers have ended, and only then is who waits for it satisfied.",
     "messages": "One execution per message_id; the same one again is answered with the same.",
@@ -81,7 +81,7 @@ class Told:
 
     execution: Execution
     payload: Mapping[str, Any]
-    status: str = "running"
+    status: str = "pending"
     paused: bool = False
     retries: int = 0
     steps: dict[str, Replayed] = field(default_factory=dict)
@@ -209,7 +209,9 @@ class History:
         return f"#{fact.id}: step {fact.step_key} of execution {fact.execution_id}"
 
     def _started(self, told: Told, fact: RecordedFact) -> None:
-        pass
+        if told.status != "pending":
+            self._wrong("facts and state", f"#{fact.id}: started while {told.status}")
+        told.status = "running"
 
     def _step_started(self, told: Told, fact: RecordedFact) -> None:
         step, where, attempt = self._step(told, fact), self._where(fact), fact.data["attempt"]
@@ -379,9 +381,11 @@ class History:
             if told.steps[name].status == "completed" and name not in context.data:
                 self._wrong("data", f"{ref} isn't given what {name} put out")
         pool = step.spec.pool
+        abandoned = process.container.dispatcher().load().abandoned
         busy = 1 + sum(
             self._told[other.execution_id].steps[other.step_key].spec.pool == pool
             for other in process.at_work
+            if other not in abandoned
         )
         if busy > self._world.pools[pool]:
             self._wrong("pools", f"{ref} begins as number {busy} in pool {pool}")

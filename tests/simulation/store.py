@@ -66,6 +66,7 @@ class Disk:
         self.messages: dict[str, tuple[int, str]] = {}
         self.facts: list[RecordedFact] = []
         self.last_fact_id = 0
+        self.held_at: datetime | None = None
 
     def holder(self, card_key: str) -> int | None:
         for execution_id, execution in self.executions.items():
@@ -86,6 +87,8 @@ class Disk:
         self.messages.update(batch.messages)
         self.facts.extend(batch.facts)
         self.last_fact_id = batch.last_fact_id
+        if batch.held:
+            self.held_at = batch.held[-1]
         return before
 
 
@@ -109,6 +112,7 @@ class Batch:
     admitted: list[tuple[int, Step]] = field(default_factory=list)
     messages: dict[str, tuple[int, str]] = field(default_factory=dict)
     looked_at: dict[int, Execution] = field(default_factory=dict)
+    held: list[datetime | None] = field(default_factory=list)
     last_fact_id: int = 0
     last_execution_id: int = 0
 
@@ -265,6 +269,13 @@ class SimulatedExecutions:
         await self._look()
         return [key for key, each in self._disk.executions.items() if each.unfinished]
 
+    async def hold(self, at: datetime | None) -> None:
+        await self._run(lambda batch: batch.held.append(at))
+
+    async def held_at(self) -> datetime | None:
+        await self._look()
+        return self._disk.held_at
+
     async def facts(
         self, since: int, limit: int, execution_id: int | None = None
     ) -> Sequence[RecordedFact]:
@@ -335,7 +346,7 @@ class SimulatedExecutions:
         if self._loop.closed:
             return
         group, following = groups[0], groups[1:]
-        writes = bool(batch.drafts or batch.messages)
+        writes = bool(batch.drafts or batch.messages or batch.held)
         fate = self._doom.commit_fate() if writes else Fate.DONE
         if fate is Fate.DIES_BEFORE:
             self._doom.die(fate)

@@ -55,7 +55,10 @@ from tests.simulation.store import Batch, Disk, Fate, SimulatedExecutions
 
 T = TypeVar("T")
 
-SETTINGS = Settings.load({"library": "/nowhere/library", "card_roots": "/nowhere/cards"}, {})
+SETTINGS = Settings.load(
+    {"library": "/nowhere/library", "card_roots": "/nowhere/cards", "keep_days": "0"}, {}
+)
+ABANDON_AFTER_S = 5.0
 
 CONTAINER = Container()
 """Emptied and filled again for each process: making one costs more than using it."""
@@ -678,7 +681,7 @@ class Process:
         self._world = world
         self._stop = asyncio.Event()
         fakes = {
-            "settings": replace(SETTINGS, pools=world.pools),
+            "settings": replace(SETTINGS, pools=world.pools, abandon_after_s=ABANDON_AFTER_S),
             "clock": SimulatedClock(world.schedule),
             "ids": world.ids,
             "chance": SeededChance(world.random),
@@ -941,10 +944,10 @@ class People:
 
     async def hold(self, execution: Execution) -> None:
         """The whole engine, whatever the execution."""
-        await self._world.ask(_at_once(lambda c: c.dispatcher().hold()))
+        await self._world.ask(lambda c: c.hold().pause())
 
     async def go_on(self, execution: Execution) -> None:
-        await self._world.ask(_at_once(lambda c: c.dispatcher().go_on()))
+        await self._world.ask(lambda c: c.hold().resume())
 
     def _some_step(self, execution: Execution) -> str:
         failed = [s.key for s in execution.steps.values() if s.status is StepStatus.FAILED]
@@ -1025,8 +1028,8 @@ class People:
         world = self._world
         while True:
             await asyncio.sleep(1.0)
-            with contextlib.suppress(Lost):
-                await world.ask(_at_once(lambda c: c.dispatcher().go_on()))
+            with contextlib.suppress(Lost, Unavailable):
+                await world.ask(_go_on)
             for execution in list(world.disk.executions.values()):
                 verb: Verb | None = None
                 if execution.status is ExecutionStatus.FAILED:
@@ -1038,11 +1041,9 @@ class People:
                         await verb(self, execution)
 
 
-def _at_once(said: Callable[[Container], None]) -> Callable[[Container], Awaitable[None]]:
-    async def say(container: Container) -> None:
-        said(container)
-
-    return say
+async def _go_on(container: Container) -> None:
+    if container.hold().held_at is not None:
+        await container.hold().resume()
 
 
 Verb = Callable[[People, Execution], Awaitable[None]]

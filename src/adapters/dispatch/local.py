@@ -6,6 +6,9 @@ and that step's execution is asked to start it: a commit of its own, shared with
 whatever else is being written. Where nobody waits, the slot is simply free, and the
 commit that reports the outcome can start what follows with it.
 
+A handler that is told to end and doesn't keeps its slot, for a while: then it is
+abandoned, and its slot goes to others, though its thread can't be ended from here.
+
 ``admit`` and ``withdraw`` are called on the store's thread too; everything else on
 the loop.
 """
@@ -37,14 +40,20 @@ class LocalDispatcher:
     """Implements ``application.ports.Dispatcher``.
 
     pools: how many steps run at once, by name. grace_s: how long running handlers have
-    to come to an end when Rushes stops.
+    to come to an end when Rushes stops. abandon_after_s: how long one keeps its slot that
+    doesn't end when it is told to.
     """
 
-    def __init__(self, pools: Mapping[str, int], *, grace_s: float = 10.0) -> None:
+    def __init__(
+        self, pools: Mapping[str, int], *, grace_s: float = 10.0, abandon_after_s: float = 300.0
+    ) -> None:
         self._grace_s = grace_s
+        self._abandon_after_s = abandon_after_s
         self._pools = Pools(pools)
         self._tasks: set[asyncio.Task[None]] = set()
         self._working: dict[Attempt, None] = {}  # a set in the order of launching
+        self._overdue: set[Attempt] = set()
+        self._abandoned: set[Attempt] = set()
         self._looks: dict[int, tuple[datetime, asyncio.Task[None]]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
@@ -73,7 +82,7 @@ class LocalDispatcher:
         while self._tasks and (left := deadline - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(self._tasks.copy(), timeout=left)
         for attempt in self._working:
-            log.warning("step %s did not end in time", attempt.started.ref)
+            log.warning("step %s did not end in time", attempt.ref)
 
     @property
     def running(self) -> int:
@@ -97,7 +106,12 @@ class LocalDispatcher:
             held=self._held,
             running=len(self._working),
             waiting=self._pools.waiting,
-            overdue=tuple(attempt.started.ref for attempt in self._working if attempt.told),
+            overdue=tuple(
+                attempt.ref
+                for attempt in self._working
+                if attempt.told and attempt not in self._abandoned
+            ),
+            abandoned=tuple(attempt.ref for attempt in self._working if attempt in self._abandoned),
         )
 
     # -- the port ----------------------------------------------------------------
@@ -116,12 +130,13 @@ class LocalDispatcher:
         for each in started:
             attempt = self._runner.begin(each)
             self._working[attempt] = None
-            self._keep(asyncio.create_task(self._run(attempt), name=f"attempt {each.ref}"))
+            self._keep(asyncio.create_task(self._run(attempt)))
 
     def cancel(self, execution_id: int) -> None:
         for attempt in self._working:
-            if attempt.started.ref.execution_id == execution_id:
+            if attempt.ref.execution_id == execution_id:
                 attempt.tell()
+                self._bound(attempt)
 
     def look_again(self, execution_id: int, at: datetime) -> None:
         if self._stopping:
@@ -144,17 +159,62 @@ class LocalDispatcher:
     async def _run(self, attempt: Attempt) -> None:
         """The slot is free once the handler has ended, which may be after its outcome is known."""
         assert self._runner is not None
-        ref = attempt.started.ref
+        ref = attempt.ref
         report = await self._runner.decided(attempt)
-        late = not attempt.handler.done()
+        late = not attempt.ended.done()
         if late:
             log.warning("step %s goes on after its time; its slot stays taken", ref)
+            self._bound(attempt)
             await report()
-            await asyncio.wait({attempt.handler})
+            await asyncio.wait({attempt.ended})
         del self._working[attempt]
-        self._release((ref.execution_id, ref.step_key))
+        if attempt in self._abandoned:
+            self._return(attempt)
+        else:
+            self._release((ref.execution_id, ref.step_key))
         if not late:
             await report()
+
+    def _bound(self, attempt: Attempt) -> None:
+        """It was told to end: from now on its slot is its own for ``abandon_after_s`` at most."""
+        if attempt not in self._overdue and not self._stopping:
+            self._overdue.add(attempt)
+            self._keep(asyncio.create_task(self._outwait(attempt)))
+
+    async def _outwait(self, attempt: Attempt) -> None:
+        assert self._clock is not None
+        while not attempt.ended.done() and attempt not in self._abandoned:
+            timer = asyncio.create_task(self._clock.sleep(self._abandon_after_s))
+            await asyncio.wait({attempt.ended, timer}, return_when=asyncio.FIRST_COMPLETED)
+            timer.cancel()
+            if not attempt.ended.done():
+                self._abandon(attempt)
+        self._overdue.remove(attempt)
+
+    def _abandon(self, attempt: Attempt) -> None:
+        """Others get its slot, unless too many of its pool are abandoned already."""
+        ref = attempt.ref
+        following = self._pools.abandon((ref.execution_id, ref.step_key))
+        if following is None:
+            log.error(
+                "step %s does not end, as others before it: it keeps its slot of pool %r. "
+                "Unless one of them ends, only a restart helps",
+                ref,
+                attempt.started.step.spec.pool,
+            )
+            return
+        self._abandoned.add(attempt)
+        log.warning("step %s is abandoned: it was told to end, and its slot goes to others", ref)
+        for step_id in following:
+            self._wake(step_id)
+
+    def _return(self, attempt: Attempt) -> None:
+        """It has ended after all, and with it what it had its hands on is free."""
+        ref = attempt.ref
+        log.info("step %s, which was abandoned, has ended", ref)
+        self._abandoned.remove(attempt)
+        for following in self._pools.release_abandoned((ref.execution_id, ref.step_key)):
+            self._wake(following)
 
     async def _look(self, execution_id: int, at: datetime) -> None:
         """Have the execution looked at, at that time."""

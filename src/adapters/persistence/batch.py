@@ -8,6 +8,7 @@ drafts become what is known.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -25,6 +26,7 @@ from adapters.persistence.rows import (
     execution_values,
     fact_values,
     load_execution,
+    load_executions_by_id,
     step_state,
     step_values,
 )
@@ -89,6 +91,13 @@ class Batch:
         """The execution as the work before this left it. Raises ``ExecutionNotFound``."""
         draft = self.drafts.get(execution_id)
         return draft if draft is not None else self._base(execution_id)
+
+    def load(self, execution_ids: Sequence[int]) -> None:
+        """Read at once, since they are many, what will be changed soon; what is there of it."""
+        unknown = [each for each in execution_ids if self._known(each) is None]
+        for execution in load_executions_by_id(self.connection, unknown):
+            assert execution.id is not None
+            self._loaded[execution.id] = execution
 
     def change(self, execution_id: int, change: Change) -> Execution:
         """Adopt a change into the transaction. Raises what it raises, and ``CardBusy``."""
@@ -182,6 +191,10 @@ class Batch:
         """After the commit: the drafts are the state now. What is to be launched."""
         committed.last_execution_id = self.last_execution_id
         committed.last_fact_id = self.last_fact_id
+        for execution_id, execution in self._loaded.items():
+            if execution.unfinished:
+                committed.executions[execution_id] = execution
+                committed.ids_by_uuid[execution.uuid] = execution_id
         for execution_id, execution in self.drafts.items():
             card_key = execution.card_key
             if card_key is not None and execution.status in ACTIVE:

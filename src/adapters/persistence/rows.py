@@ -192,6 +192,14 @@ def load_executions(connection: Connection, rows: Sequence[Row[Any]]) -> list[Ex
     return list(by_id.values())
 
 
+def load_executions_by_id(connection: Connection, ids: Sequence[int]) -> list[Execution]:
+    """Those that are there. Not more than SQLite takes parameters."""
+    rows = connection.execute(
+        select(pipeline_execution).where(pipeline_execution.c.id.in_(ids))
+    ).all()
+    return load_executions(connection, rows)
+
+
 def load_execution(connection: Connection, reference: str | int) -> Execution | None:
     """By uuid or by id."""
     key = pipeline_execution.c.id if isinstance(reference, int) else pipeline_execution.c.uuid

@@ -17,8 +17,9 @@ from starlette.routing import Route
 from application.cancel import Cancel
 from application.catalogue import Catalogue
 from application.feed import Entry, Feed, Message
+from application.hold import Hold
 from application.pause import Pause
-from application.ports import CardFiles, Dispatcher, Jobs, Query, Threads
+from application.ports import AttemptRef, CardFiles, Dispatcher, Jobs, Query, Threads
 from application.rerun import Rerun
 from application.retry import Retry
 from application.settle import Settle
@@ -26,7 +27,7 @@ from application.status import Status
 from application.trigger import Trigger
 from application.views import message_view, timestamp
 from domain.definition import PipelineDefinition
-from domain.errors import InvalidInput
+from domain.errors import FactsGone, InvalidInput
 from domain.execution import ExecutionStatus
 from domain.footage import CardFile, Job, shown
 
@@ -54,6 +55,7 @@ class Api:
         pause: Pause,
         settle: Settle,
         rerun: Rerun,
+        hold: Hold,
         dispatcher: Dispatcher,
         feed: Feed,
         catalogue: Catalogue,
@@ -70,6 +72,7 @@ class Api:
         self._pause = pause
         self._settle = settle
         self._rerun = rerun
+        self._hold = hold
         self._dispatcher = dispatcher
         self._feed = feed
         self._catalogue = catalogue
@@ -209,28 +212,24 @@ class Api:
 
     async def get_engine(self, request: Request) -> Response:
         load = self._dispatcher.load()
+        held_at = self._hold.held_at
         return _json(
             {
-                "paused": load.held,
+                "paused": held_at is not None,
+                "paused_at": None if held_at is None else timestamp(held_at),
                 "running": load.running,
                 "waiting": load.waiting,
-                "overdue": [
-                    {
-                        "execution": ref.execution_id,
-                        "step_key": ref.step_key,
-                        "attempt": ref.attempt,
-                    }
-                    for ref in load.overdue
-                ],
+                "overdue": [_attempt_view(ref) for ref in load.overdue],
+                "abandoned": [_attempt_view(ref) for ref in load.abandoned],
             }
         )
 
     async def pause_engine(self, request: Request) -> Response:
-        self._dispatcher.hold()
+        await self._hold.pause()
         return await self.get_engine(request)
 
     async def resume_engine(self, request: Request) -> Response:
-        self._dispatcher.go_on()
+        await self._hold.resume()
         return await self.get_engine(request)
 
     # -- events ------------------------------------------------------------------
@@ -245,15 +244,17 @@ class Api:
     async def _events(self, request: Request, execution_id: int | None) -> Response:
         """A page, or the stream itself for who accepts server-sent events.
 
-        Without ``since``: an execution's events from the first that is kept; of all
-        executions, a stream begins now, and a page with the first that is kept.
+        Without ``since``: an execution's events from the first; of all executions, a
+        stream begins now, and a page with the first that is kept.
         """
         streaming = "text/event-stream" in request.headers.get("accept", "")
         claimed = request.headers.get("last-event-id") if streaming else None
         claimed = claimed or request.query_params.get("since")
         if claimed is not None:
             since = _number(claimed, "since", 0, 0, 2**63 - 1)
-        elif streaming and execution_id is None:
+        elif execution_id is not None:
+            since = 0
+        elif streaming:
             since = self._feed.last_id
         else:
             since = await self._feed.oldest()
@@ -261,7 +262,7 @@ class Api:
             limit = _number(request.query_params.get("limit"), "limit", MAX_EVENTS, 1, MAX_EVENTS)
             facts = await self._feed.page(since, limit, execution_id)
             return _json({"events": [message_view(fact) for fact in facts]})
-        await self._feed.check(since)
+        await self._feed.check(since, execution_id)
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
         return StreamingResponse(
@@ -329,7 +330,10 @@ async def _server_sent(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:
             if not done:
                 yield ": still here\n\n"
                 continue
-            entry = following.result()
+            try:
+                entry = following.result()
+            except FactsGone:
+                return  # who comes back with the last id is told why
             if entry is None:
                 return
             yield entry.encoded(_server_sent_event)
@@ -344,6 +348,10 @@ def _server_sent_event(message: Message) -> str:
     data = msgspec.json.encode(message_view(message)).decode()
     head = "" if message.id is None else f"id: {message.id}\n"
     return f"{head}event: {message.type}\ndata: {data}\n\n"
+
+
+def _attempt_view(ref: AttemptRef) -> dict[str, Any]:
+    return {"execution": ref.execution_id, "step_key": ref.step_key, "attempt": ref.attempt}
 
 
 def _pipeline_view(definition: PipelineDefinition, *, card: bool) -> dict[str, Any]:
@@ -371,6 +379,8 @@ def _file_view(each: CardFile) -> dict[str, Any]:
         "kind": each.kind.value,
         "size_bytes": each.size_bytes,
         "mtime_ns": each.mtime_ns,
+        "clip": None if each.clip is None else shown(each.clip),
+        "problem": each.problem,
     }
 
 

@@ -34,6 +34,7 @@ from application.authoring import AuthoredStep, Handler, Pipeline
 from application.cancel import Cancel
 from application.catalogue import Catalogue
 from application.feed import Feed
+from application.hold import Hold
 from application.pause import Pause
 from application.progress import ProgressBoard
 from application.recovery import Recovery
@@ -57,7 +58,7 @@ class Stuck(AssertionError):
     """What the test waits for can't happen any more, or takes far too long."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Result(ExecutionView):
     """An execution as clients see it, with what was told of it: ``events``, oldest first."""
 
@@ -173,6 +174,7 @@ class Testbed:
             clock=self.clock,
             ids=self._ids,
             threads=self._threads,
+            hold=self._hold,
             library="/library",
         )
         answer = await trigger(named, {} if data is None else data, message_id=message_id)
@@ -249,7 +251,7 @@ class Testbed:
 
     async def rerun(self, from_step: str, execution: str | int | None = None) -> Result:
         """Do a part of one that has ended again, as a new execution, to its end."""
-        rerun = Rerun(executions=self.executions, clock=self.clock, ids=self._ids)
+        rerun = Rerun(executions=self.executions, clock=self.clock, ids=self._ids, hold=self._hold)
         self._last = (await rerun(self._find(execution), from_step)).id
         return await self.finish()
 
@@ -276,12 +278,12 @@ class Testbed:
         await Pause(executions=self.executions, clock=self.clock).resume(found)
         return await self.look(found)
 
-    def hold(self) -> None:
-        """Pause the whole engine: nothing starts until ``go_on``."""
-        self._dispatcher.hold()
+    async def hold(self) -> None:
+        """Pause the whole engine: nothing starts until ``go_on``, also after a ``crash``."""
+        await self._hold.pause()
 
-    def go_on(self) -> None:
-        self._dispatcher.go_on()
+    async def go_on(self) -> None:
+        await self._hold.resume()
 
     async def skip(self, step_key: str, execution: str | int | None = None) -> Result:
         """Settle a failed step: it may be missing. ``finish`` lets the rest happen."""
@@ -336,7 +338,7 @@ class Testbed:
         """
         await self._kill()
         await self._wire()
-        await Recovery(executions=self.executions, clock=self.clock)()
+        await Recovery(executions=self.executions, clock=self.clock, hold=self._hold)()
 
     # -- inside ------------------------------------------------------------------
 
@@ -374,22 +376,24 @@ class Testbed:
         )
         self._dispatcher.open(self._runner, self.executions, self.clock)
         await self.executions.open(self._dispatcher, self._feed.publish)
+        self._hold = Hold(executions=self.executions, dispatcher=self._dispatcher, clock=self.clock)
+        await self._hold.open()
 
     async def _kill(self) -> None:
         attempts = self._dispatcher.at_work()
         for attempt in attempts:
             for each in self._scripts:
-                if each.hangs_in(attempt.started.ref):
-                    attempt.handler.cancel()
+                if each.hangs_in(attempt.ref):
+                    attempt.tell()
         self._dispatcher.kill()
         await self._quiet()
         for each in self._scripts:
-            if any(each.hangs_in(attempt.started.ref) for attempt in attempts):
+            if any(each.hangs_in(attempt.ref) for attempt in attempts):
                 each.let_go()  # it was deaf
         deadline = time.monotonic() + self._patience_s
-        while any(not attempt.handler.done() for attempt in attempts):
+        while any(not attempt.ended.done() for attempt in attempts):
             if time.monotonic() > deadline:
-                names = sorted(str(a.started.ref) for a in attempts if not a.handler.done())
+                names = sorted(str(a.ref) for a in attempts if not a.ended.done())
                 raise Stuck(f"these handlers don't end when they are told: {', '.join(names)}")
             await asyncio.sleep(0.001)
 
@@ -462,10 +466,10 @@ class Testbed:
         """The attempts that are waited for in real time: for their outcome, or their slot."""
         slots = self._dispatcher.load().waiting > 0
         return [
-            f"{attempt.started.step.key} (attempt {attempt.started.ref.attempt})"
+            f"{attempt.started.step.key} (attempt {attempt.ref.attempt})"
             for attempt in self._dispatcher.at_work()
-            if not any(each.hangs_in(attempt.started.ref) for each in self._scripts)
-            and (slots or self.executions.runs(attempt.started.ref))
+            if not any(each.hangs_in(attempt.ref) for each in self._scripts)
+            and (slots or self.executions.runs(attempt.ref))
         ]
 
 

@@ -21,6 +21,12 @@ from domain.step import Step
 
 StepId = tuple[int, str]
 
+Reserved = tuple[tuple[str, int], ...]
+"""What a step holds, each with how many there may be of it."""
+
+ABANDON_AFTER_S = 300.0
+"""As on a server where nobody has set it."""
+
 
 class BedDispatcher:
     """Implements ``application.ports.Dispatcher``, on the loop alone.
@@ -33,7 +39,10 @@ class BedDispatcher:
         self.ended = 0
         self._pools = dict(pools)
         self._held: Counter[str] = Counter()
-        self._claims: dict[StepId, list[tuple[tuple[str, int], ...]]] = {}
+        self._claims: dict[StepId, list[Reserved]] = {}
+        self._kept: dict[StepId, list[Reserved]] = {}  # by abandoned attempts
+        self._overdue: set[Attempt] = set()
+        self._abandoned: set[Attempt] = set()
         self._waiting: dict[int, int] = {}  # the highest priority that waits, by execution
         self._tasks: set[asyncio.Task[None]] = set()
         self._at_work: dict[asyncio.Task[None], Attempt] = {}
@@ -45,7 +54,7 @@ class BedDispatcher:
 
     def at_work(self) -> Sequence[Attempt]:
         """The attempts whose handlers haven't ended."""
-        return [attempt for attempt in self._at_work.values() if not attempt.handler.done()]
+        return [attempt for attempt in self._at_work.values() if not attempt.ended.done()]
 
     def kill(self) -> None:
         """The process is gone: nothing is reported, and nothing begins any more."""
@@ -97,7 +106,12 @@ class BedDispatcher:
             held=self._holding,
             running=len(at_work),
             waiting=len(self._waiting),
-            overdue=tuple(attempt.started.ref for attempt in at_work if attempt.told),
+            overdue=tuple(
+                attempt.ref
+                for attempt in at_work
+                if attempt.told and attempt not in self._abandoned
+            ),
+            abandoned=tuple(attempt.ref for attempt in at_work if attempt in self._abandoned),
         )
 
     def look_again(self, execution_id: int, at: datetime) -> None:
@@ -106,8 +120,9 @@ class BedDispatcher:
 
     def cancel(self, execution_id: int) -> None:
         for attempt in self.at_work():
-            if attempt.started.ref.execution_id == execution_id:
+            if attempt.ref.execution_id == execution_id:
                 attempt.tell()
+                self._bound(attempt)
 
     def withdraw(self, execution_id: int, keys: Collection[str]) -> None:
         for key in keys:
@@ -118,17 +133,50 @@ class BedDispatcher:
     async def _run(self, attempt: Attempt) -> None:
         task = asyncio.current_task()
         assert task is not None
-        ref = attempt.started.ref
+        ref = attempt.ref
         report = await self._runner.decided(attempt)
-        late = not attempt.handler.done()
+        if self._closed:
+            return
+        late = not attempt.ended.done()
         if late:
+            self._bound(attempt)
             await report()
-            await asyncio.wait({attempt.handler})
+            await asyncio.wait({attempt.ended})
         del self._at_work[task]
         self.ended += 1
-        self._release((ref.execution_id, ref.step_key))
+        if attempt in self._abandoned:
+            self._abandoned.remove(attempt)
+            self._free(self._kept, (ref.execution_id, ref.step_key))
+        else:
+            self._release((ref.execution_id, ref.step_key))
         if not late:
             await report()
+
+    def _bound(self, attempt: Attempt) -> None:
+        if attempt not in self._overdue and attempt not in self._abandoned:
+            self._overdue.add(attempt)
+            self._keep(asyncio.create_task(self._outwait(attempt)))
+
+    async def _outwait(self, attempt: Attempt) -> None:
+        """Others get its slot if it doesn't end; its key limits stay taken."""
+        timer = asyncio.create_task(self._clock.sleep(ABANDON_AFTER_S))
+        try:
+            await asyncio.wait({attempt.ended, timer}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+        self._overdue.remove(attempt)
+        pool = attempt.started.step.spec.pool
+        before = sum(other.started.step.spec.pool == pool for other in self._abandoned)
+        if attempt.ended.done() or before >= self._pools.get(pool, before + 1):
+            return
+        ref = attempt.ref
+        step_id = (ref.execution_id, ref.step_key)
+        slot = f"pool {pool}"
+        claim = self._claims[step_id][0]
+        self._claims[step_id][0] = tuple(each for each in claim if each[0] == slot)
+        self._kept.setdefault(step_id, []).append(tuple(each for each in claim if each[0] != slot))
+        self._abandoned.add(attempt)
+        self._release(step_id)
 
     async def _look(self, execution_id: int, at: datetime) -> None:
         while (left := (at - self._clock.now()).total_seconds()) > 0:
@@ -140,7 +188,7 @@ class BedDispatcher:
         with suppress(RushesError):
             await self._executions.update(execution_id, lambda execution: execution.tick(at=now))
 
-    def _claim(self, execution: Execution, step: Step) -> tuple[tuple[str, int], ...]:
+    def _claim(self, execution: Execution, step: Step) -> Reserved:
         claim = []
         if step.spec.pool in self._pools:
             claim.append((f"pool {step.spec.pool}", self._pools[step.spec.pool]))
@@ -153,12 +201,16 @@ class BedDispatcher:
         return tuple(claim)
 
     def _release(self, step_id: StepId) -> None:
-        claims = self._claims.get(step_id)
-        if not claims:
+        self._free(self._claims, step_id)
+
+    def _free(self, claims: dict[StepId, list[Reserved]], step_id: StepId) -> None:
+        """Its oldest one."""
+        reserved = claims.get(step_id)
+        if not reserved:
             return
-        self._held.subtract(name for name, _ in claims.pop(0))
-        if not claims:
-            del self._claims[step_id]
+        self._held.subtract(name for name, _ in reserved.pop(0))
+        if not reserved:
+            del claims[step_id]
         self._ask_again()
 
     def _ask_again(self) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from application.ports import AttemptRef, Change, Dispatcher, Query, Started, Triggered
 from application.transition import Transition, recorded, start_ready, transition
-from domain.errors import CardBusy, ExecutionNotFound, MessageConflict, Unavailable
+from domain.errors import CardBusy, ExecutionNotFound, FactsGone, MessageConflict, Unavailable
 from domain.events import RecordedFact
 from domain.execution import Execution
 from domain.step import StepStatus
@@ -19,14 +19,22 @@ Publish = Callable[[Sequence[RecordedFact]], None]
 
 
 class MemoryExecutions:
-    """refuse_commits: so many of the next commits fail. commits: so many did not."""
+    """refuse_commits: so many of the next commits fail. commits: so many did not.
+
+    keeps: whether an execution's job was never copied.
+    """
 
     def __init__(self) -> None:
         self.refuse_commits = 0
         self.commits = 0
+        self.keeps: Callable[[int], bool] = lambda execution_id: False
         self._executions: dict[int, Execution] = {}
         self._messages: dict[str, tuple[int, str]] = {}
         self._facts: list[RecordedFact] = []
+        self._last_id = 0
+        self._last_fact_id = 0
+        self._floor = 0
+        self._held_at: datetime | None = None
         self._dispatcher: Dispatcher | None = None
         self._publish: Publish = lambda facts: None
 
@@ -50,7 +58,7 @@ class MemoryExecutions:
                 self._commit()
                 self._messages[draft.message_id] = (holder.id, contents_hash)
             return Triggered(own(holder), "card")
-        draft.id = len(self._executions) + 1
+        draft.id = self._last_id + 1
         stored = self._store(Transition(draft, start_ready(draft, dispatcher)))
         if draft.message_id is not None:
             self._messages[draft.message_id] = (draft.id, contents_hash)
@@ -108,10 +116,21 @@ class MemoryExecutions:
         await self._turn()
         return [key for key, execution in self._executions.items() if execution.unfinished]
 
+    async def hold(self, at: datetime | None) -> None:
+        await self._turn()
+        self._commit()
+        self._held_at = at
+
+    async def held_at(self) -> datetime | None:
+        await self._turn()
+        return self._held_at
+
     async def facts(
         self, since: int, limit: int, execution_id: int | None = None
     ) -> Sequence[RecordedFact]:
         await self._turn()
+        if execution_id is None and max(0, since) < self._floor:
+            raise FactsGone(since, self._floor, self._last_fact_id)
         found = [
             deepcopy(fact)
             for fact in self._facts
@@ -121,7 +140,25 @@ class MemoryExecutions:
 
     async def fact_bounds(self) -> tuple[int, int]:
         await self._turn()
-        return (0, len(self._facts))
+        return (self._floor, self._last_fact_id)
+
+    async def forget(self, before: datetime, limit: int) -> int:
+        await self._turn()
+        over = [
+            key
+            for key, each in self._executions.items()
+            if not each.unfinished and each.updated_at < before and not self.keeps(key)
+        ]
+        going = set(over[:limit])
+        if going:
+            self._commit()
+        for key in going:
+            del self._executions[key]
+        self._messages = {m: of for m, of in self._messages.items() if of[0] not in going}
+        gone = [fact.id for fact in self._facts if fact.execution_id in going]
+        self._facts = [fact for fact in self._facts if fact.execution_id not in going]
+        self._floor = max([self._floor, *gone])
+        return len(going)
 
     def committed(self, reference: str | int) -> Execution:
         """The last committed state itself, which nobody may change.
@@ -144,6 +181,9 @@ class MemoryExecutions:
             and step.status is StepStatus.RUNNING
             and step.attempt == attempt.attempt
         )
+
+    def has(self, execution_id: int) -> bool:
+        return execution_id in self._executions
 
     def busy(self, execution_id: int) -> bool:
         """Whether it is active, or any step of it still runs."""
@@ -200,11 +240,13 @@ class MemoryExecutions:
         stored.version += 1
         facts = [
             recorded(stored, fact, number)
-            for number, fact in enumerate(stored.recorded, start=len(self._facts) + 1)
+            for number, fact in enumerate(stored.recorded, start=self._last_fact_id + 1)
         ]
         stored.recorded = []
         self._executions[stored.id] = stored
+        self._last_id = max(self._last_id, stored.id)
         self._facts.extend(facts)
+        self._last_fact_id += len(facts)
         if facts:
             self._publish(deepcopy(facts))
         if moved.admitted:
@@ -222,8 +264,7 @@ def own(execution: Execution, before: Execution | None = None) -> Execution:
     for key, step in execution.steps.items():
         holds = step.output is not None or step.params or step.checkpoint is not None
         if holds and known.get(key) is not step:
-            copied.steps[key] = replace(
-                step,
+            copied.steps[key] = step._replace(
                 output=deepcopy(step.output),
                 params=deepcopy(step.params),
                 checkpoint=deepcopy(step.checkpoint),

@@ -21,11 +21,18 @@ from adapters.status_codes import INTERNAL, status_of
 from adapters.websocket.messages import Incoming, claimed_message_id, parse
 from application.feed import Feed, Message
 from application.ports import Clock
-from application.trigger import CARD_PATH, Trigger
+from application.trigger import CARD_PATH, Trigger, check_message_id
 from application.views import message_view, timestamp
 from domain.errors import FactsGone, Forbidden, InvalidInput, RushesError
+from domain.footage import shown
 
 log = logging.getLogger(__name__)
+
+INSERTED = "detector:sd_inserted"
+REMOVED = "detector:sd_removed"
+
+MAX_PATH = 4_096
+"""Characters of a path that everybody is told."""
 
 CLIENT_TYPES = ("frontend", "detector")
 
@@ -48,6 +55,7 @@ class Hub:
         self._trigger = trigger
         self._clock = clock
         self._card_pipeline = card_pipeline
+        self._welcomed: set[_Connection] = set()
 
     async def connect(self, websocket: WebSocket) -> None:
         await websocket.accept()
@@ -65,6 +73,7 @@ class Hub:
         try:
             done, _ = await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._welcomed.discard(connection)
             for task in (sending, receiving):
                 task.cancel()
             await asyncio.gather(sending, receiving, return_exceptions=True)
@@ -78,17 +87,22 @@ class Hub:
     async def _send(self, connection: _Connection, since: int | None) -> None:
         last = self._feed.last_id
         await connection.send("hub:welcome", {"last_event_id": last})
+        self._welcomed.add(connection)
         start = last if since is None else since
-        try:
-            await self._feed.check(start)
-        except FactsGone as error:
-            await connection.send(
-                "hub:reset",
-                {"since": error.since, "last_event_id": last, "message": error.message},
-            )
-            start = last
+        while True:
+            try:
+                await self._follow(connection, start)
+                return
+            except FactsGone as error:
+                start = self._feed.last_id
+                await connection.send(
+                    "hub:reset",
+                    {"since": error.since, "last_event_id": start, "message": error.message},
+                )
+
+    async def _follow(self, connection: _Connection, since: int) -> None:
         caught_up = False
-        async with contextlib.aclosing(self._feed.follow(start)) as entries:
+        async with contextlib.aclosing(self._feed.follow(since)) as entries:
             async for entry in entries:
                 now = self._clock.monotonic()
                 age_s = 0.0 if entry.published_at is None else now - entry.published_at
@@ -127,15 +141,18 @@ class Hub:
             }
 
     async def _handle(self, message: Incoming, client_type: str) -> tuple[str, Mapping[str, Any]]:
-        if message.type != "detector:sd_inserted":
+        if message.type not in (INSERTED, REMOVED):
             raise InvalidInput(
-                f"there is no message of type {message.type!r}; detectors say detector:sd_inserted",
+                f"there is no message of type {message.type!r}; detectors say "
+                f"{INSERTED} and {REMOVED}",
                 field="type",
             )
         if client_type != "detector":
             raise Forbidden(
                 f"a {client_type} can't announce cards: connect with client_type=detector"
             )
+        if message.type == REMOVED:
+            return await self._removed(message)
         if message.message_id is None:
             raise InvalidInput("message_id is missing", field="message_id")
         if CARD_PATH not in message.fields:
@@ -147,6 +164,25 @@ class Hub:
             "message_id": message.message_id,
             "execution_id": answer.execution.execution_id,
             "duplicate": answer.duplicate,
+        }
+
+    async def _removed(self, message: Incoming) -> tuple[str, Mapping[str, Any]]:
+        """Tell everybody who is there now. It changes no execution, so nothing remembers it."""
+        message_id = None if message.message_id is None else check_message_id(message.message_id)
+        path = message.fields.get(CARD_PATH)
+        if not isinstance(path, str) or not 0 < len(path) <= MAX_PATH:
+            raise InvalidInput(
+                f"{CARD_PATH} must be text of 1 to {MAX_PATH} characters", field=CARD_PATH
+            )
+        data = {"message_id": message_id, CARD_PATH: shown(path.encode())}
+        await asyncio.gather(
+            *(connection.send("card:removed", data) for connection in tuple(self._welcomed)),
+            return_exceptions=True,  # who doesn't take it has gone, or is let go
+        )
+        return "detector:accepted", {
+            "message_id": message_id,
+            "execution_id": None,
+            "duplicate": None,
         }
 
 

@@ -6,17 +6,28 @@ import asyncio
 import random
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from adapters.dispatch.local import START_AGAIN_S, LocalDispatcher
+from adapters.dispatch.pools import most_at_work
 from adapters.persistence.database import Database
 from adapters.persistence.executions import SqlExecutions
 from adapters.system import LoopThreads
-from application.authoring import Interrupted, Pipeline, StepContext, StepError, external_step, step
+from application.authoring import (
+    Interrupted,
+    KeyLimit,
+    Pipeline,
+    RetryPolicy,
+    StepContext,
+    StepError,
+    external_step,
+    step,
+)
 from application.ports import Query
 from domain.errors import Unavailable
 from domain.execution import ExecutionStatus
@@ -55,10 +66,13 @@ class Workshop:
             self.gates[name].set()
 
 
+ABANDON_AFTER_S = 60.0
+
+
 def build(*pipelines: Pipeline, executions: Any = None, **pools: int) -> Engine:
     return Engine(
         *pipelines,
-        dispatcher=LocalDispatcher(pools),
+        dispatcher=LocalDispatcher(pools, abandon_after_s=ABANDON_AFTER_S),
         executions=executions,
         pools=tuple(pools),
     )
@@ -279,6 +293,222 @@ async def test_whatever_fails_on_the_way_many_executions_all_end_within_the_boun
     await asyncio.gather(*(engine.trigger("one", {"flaky": False}) for _ in range(20)))
     await all_end(engine, len(made) + 20)
     assert shop.most == {"default": 3, "disk": 2}, "no slot was lost on the way"
+
+
+# -- handlers that don't end when they are told to ---------------------------------
+
+
+class Deaf:
+    """Handlers that end when the test says so, and not when they are told to."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.let_go = asyncio.Event()
+
+    async def __call__(self, context: StepContext) -> dict[str, bool]:
+        self.begun.append(f"{context.data.get('name')}.{context.attempt}")
+        while not self.let_go.is_set():
+            with suppress(asyncio.CancelledError):
+                await self.let_go.wait()
+        return {"too_late": True}
+
+
+@pytest.fixture
+async def deaf() -> AsyncIterator[Deaf]:
+    made = Deaf()
+    yield made
+    made.let_go.set()  # or the loop would wait for it for ever
+
+
+async def load(engine: Engine) -> dict[str, Any]:
+    """What the dispatcher says of itself, in short."""
+    await settle()
+    said = engine.dispatcher.load()
+    return {
+        "overdue": [f"{ref.execution_id}.{ref.attempt}" for ref in said.overdue],
+        "abandoned": [f"{ref.execution_id}.{ref.attempt}" for ref in said.abandoned],
+        "waiting": said.waiting,
+    }
+
+
+async def test_a_handler_that_ignores_its_timeout_keeps_its_slot_for_a_while_and_no_longer(
+    deaf: Deaf,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shop = Workshop()
+    late = Pipeline("one", [step(name="x", run_timeout_s=10)(deaf)])
+    other = Pipeline("two", [step(name="y")(shop.handler())])
+    engine = await build(late, other, default=1).open()
+    first = await trigger(engine, "a")
+    await trigger(engine, "b", "two")
+    await settle()
+    await engine.clock.advance(10)
+    assert (await engine.executions.get(first)).status is ExecutionStatus.FAILED
+    assert await load(engine) == {"overdue": ["1.1"], "abandoned": [], "waiting": 1}
+    await engine.clock.advance(ABANDON_AFTER_S - 0.1)
+    assert shop.begun == []
+    assert "abandoned" not in caplog.text
+    await engine.clock.advance(0.1)
+    assert shop.begun == ["b.y"]
+    assert await load(engine) == {"overdue": [], "abandoned": ["1.1"], "waiting": 0}
+    assert "x of execution 1, attempt 1 is abandoned" in caplog.text
+    deaf.let_go.set()
+    assert await load(engine) == {"overdue": [], "abandoned": [], "waiting": 0}
+    ended = await engine.executions.get(first)
+    assert (ended.status, ended.data) == (ExecutionStatus.FAILED, {"name": "a"})
+    await trigger(engine, "c", "two")
+    await settle()
+    assert shop.begun == ["b.y"], "there is one slot, as before"
+    shop.finish("b.y")
+    await settle()
+    assert shop.begun == ["b.y", "c.y"]
+
+
+async def test_the_bound_counts_from_the_cancel_and_what_it_says_then_is_refused(
+    deaf: Deaf,
+) -> None:
+    shop = Workshop()
+    engine = await build(
+        Pipeline("one", [step(name="x", run_timeout_s=50)(deaf)]),
+        Pipeline("two", [step(name="y")(shop.handler())]),
+        default=1,
+    ).open()
+    first = await trigger(engine, "a")
+    await trigger(engine, "b", "two")
+    await settle()
+    await engine.cancel(first)
+    await settle()
+    # Being cancelled again, and its own timeout meanwhile, don't make it longer.
+    await engine.clock.advance(30)
+    await engine.cancel(first)
+    await engine.clock.advance(ABANDON_AFTER_S - 30.1)
+    assert await load(engine) == {"overdue": ["1.1"], "abandoned": [], "waiting": 1}
+    await engine.clock.advance(0.1)
+    assert await load(engine) == {"overdue": [], "abandoned": ["1.1"], "waiting": 0}
+    assert shop.begun == ["b.y"]
+    deaf.let_go.set()
+    assert (await load(engine))["abandoned"] == []
+    ended = await engine.executions.get(first)
+    assert (ended.status, ended.data) == (ExecutionStatus.CANCELLED, {"name": "a"})
+
+
+async def test_a_handler_that_ends_within_the_bound_is_never_abandoned(
+    deaf: Deaf,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = await build(
+        Pipeline("one", [step(name="x", run_timeout_s=10)(deaf)]), default=1
+    ).open()
+    await trigger(engine, "a")
+    await settle()
+    await engine.clock.advance(10 + ABANDON_AFTER_S - 1)
+    deaf.let_go.set()
+    await settle()
+    assert engine.clock.sleeping == 0, "nothing is left that would look at it"
+    await engine.clock.advance(10)
+    assert "abandoned" not in caplog.text
+    assert engine.dispatcher.running == 0
+
+
+async def test_the_next_attempt_waits_for_what_the_abandoned_one_has_its_hands_on(
+    deaf: Deaf,
+) -> None:
+    copying = step(
+        name="x", run_timeout_s=10, limits=[KeyLimit("reader", 1)],
+        retry=RetryPolicy(retries=1, delay_s=1, jitter=0),
+    )(deaf)  # fmt: skip
+    engine = await build(Pipeline("one", [copying]), default=1).open()
+    made = (await engine.trigger("one", {"name": "a", "reader": "usb1"})).execution.id
+    other = (await engine.trigger("one", {"name": "b", "reader": "usb2"})).execution.id
+    await settle()
+    await engine.clock.advance(10 + ABANDON_AFTER_S + 1)
+    assert deaf.begun == ["a.1", "b.1"], "the slot is free, and the first reader is not"
+    assert await load(engine) == {"overdue": [], "abandoned": [f"{made}.1"], "waiting": 1}
+    deaf.let_go.set()
+    await drive(engine, lambda: "a.2" in deaf.begun)
+    assert await all_end(engine, 2) == {"completed": 2}
+    assert (await engine.executions.get(made)).step("x").attempt == 2
+    assert (await engine.executions.get(other)).step("x").attempt == 1
+
+
+async def test_when_too_many_of_a_pool_are_abandoned_the_next_one_keeps_its_slot(
+    deaf: Deaf,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shop = Workshop()
+    engine = await build(
+        Pipeline("one", [step(name="x", run_timeout_s=10)(deaf)]),
+        Pipeline("two", [step(name="y")(shop.handler())]),
+        default=1,
+    ).open()
+    for name in ("a", "b"):
+        await trigger(engine, name)
+        await settle()
+        await engine.clock.advance(10 + ABANDON_AFTER_S)
+    await trigger(engine, "c", "two")
+    await engine.clock.advance(10 * ABANDON_AFTER_S)
+    assert await load(engine) == {"overdue": ["2.1"], "abandoned": ["1.1"], "waiting": 1}
+    assert "only a restart helps" in caplog.text
+    assert shop.begun == []
+    deaf.let_go.set()
+    await settle()
+    assert shop.begun == ["c.y"]
+    assert (await load(engine))["overdue"] == []
+
+
+async def test_nothing_waits_longer_for_an_abandoned_handler_when_rushes_stops(
+    deaf: Deaf,
+) -> None:
+    pipeline = Pipeline("one", [step(name="x", run_timeout_s=10)(deaf)])
+    engine = build(pipeline, default=1)
+    engine.dispatcher = engine.cancel._dispatcher = LocalDispatcher(
+        {"default": 1}, grace_s=0.05, abandon_after_s=ABANDON_AFTER_S
+    )
+    await engine.open()
+    await trigger(engine, "a")
+    await settle()
+    await engine.clock.advance(10 + ABANDON_AFTER_S)
+    await asyncio.wait_for(engine.dispatcher.stop(), 10)
+    assert engine.dispatcher.running == 1, "whoever ends the process has to know of it"
+    deaf.let_go.set()
+    await settle()
+
+
+async def test_threads_that_never_look_up_don_t_starve_the_steps_after_them() -> None:
+    """On real threads, as many as ``rushes serve`` would have."""
+    let_go, begun = threading.Event(), threading.Semaphore(0)
+    done: list[str] = []
+
+    def blocking(context: StepContext) -> None:
+        if context.data["name"] == "after":
+            done.append(threading.current_thread().name)
+            return
+        begun.release()
+        let_go.wait(60)
+
+    sizes = {"default": 2}
+    engine = build(Pipeline("one", [step(name="x", run_timeout_s=10)(blocking)]), **sizes)
+    threads = LoopThreads(most_at_work(sizes))
+    threads.open()
+    engine.runner._threads = threads
+    await engine.open()
+    try:
+        for name in ("a", "b"):
+            await trigger(engine, name)
+        await until(lambda: begun.acquire(blocking=False))
+        await until(lambda: begun.acquire(blocking=False))
+        await settle()
+        await engine.clock.advance(10 + ABANDON_AFTER_S)
+        assert len(engine.dispatcher.load().abandoned) == 2
+        last = await trigger(engine, "after")
+        await until(lambda: done)
+        await drive(engine, lambda: len(engine.dispatcher._working) == 2)
+        assert (await engine.executions.get(last)).status is ExecutionStatus.COMPLETED
+    finally:
+        let_go.set()
+    await until(lambda: not engine.dispatcher.running)
+    assert engine.dispatcher.load().abandoned == ()
+    threads.close()
 
 
 # -- stopping --------------------------------------------------------------------

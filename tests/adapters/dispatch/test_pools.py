@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.dispatch.pools import PLACES, Claim, Pools
+from adapters.dispatch.pools import ABANDONED_PER_SLOT, PLACES, Claim, Pools, most_at_work
 
 COPY = Claim("copy")
 
@@ -62,6 +62,17 @@ def test_a_limit_holds_across_pools_and_executions() -> None:
     assert pools.release(one(1)) == [one(2)]
 
 
+def test_room_in_a_limit_goes_to_who_came_first_in_whatever_pool() -> None:
+    reader = (("reader=usb1", 1),)
+    pools = Pools({"copy": 5, "scan": 5})
+    assert pools.admit(one(1), Claim("copy", reader))
+    assert not pools.admit(one(2), Claim("scan", reader))
+    assert not pools.admit(one(3), Claim("copy", reader))
+    assert pools.release(one(1)) == [one(2)]
+    assert pools.admit(one(2), Claim("scan", reader))
+    assert pools.release(one(2)) == [one(3)]
+
+
 def test_a_late_attempt_keeps_its_slot_beside_its_successor_s() -> None:
     pools = Pools({"copy": 2})
     assert pools.admit(one(1), COPY)
@@ -71,6 +82,60 @@ def test_a_late_attempt_keeps_its_slot_beside_its_successor_s() -> None:
     assert pools.admit(one(2), COPY)
     assert pools.release(one(1)) == []
     assert pools.release(one(1)) == ()
+
+
+def test_who_is_abandoned_leaves_its_slot_to_others_and_keeps_its_limits() -> None:
+    reader = Claim("copy", (("reader=usb1", 1),))
+    pools = Pools({"copy": 1})
+    assert pools.admit(one(1), reader)
+    assert not pools.admit(one(2), reader)
+    assert not pools.admit(one(3), COPY)
+    assert pools.abandon(one(1)) == [one(3)], "its reader is still taken"
+    assert pools.admit(one(3), COPY)
+    assert pools.release(one(3)) == []
+    assert pools.release(one(1)) == (), "it has no slot any more"
+    assert pools.release_abandoned(one(1)) == [one(2)]
+    assert pools.release_abandoned(one(1)) == ()
+    assert pools.admit(one(2), reader)
+    assert not pools.admit(one(4), COPY), "there is one slot, as before"
+
+
+def test_the_successor_of_an_abandoned_attempt_has_a_claim_of_its_own() -> None:
+    pools = Pools({"copy": 1})
+    assert pools.admit(one(1), COPY)
+    assert not pools.admit(one(1), COPY)
+    assert pools.abandon(one(1)) == [one(1)]
+    assert pools.admit(one(1), COPY)
+    assert not pools.admit(one(2), COPY)
+    assert pools.release_abandoned(one(1)) == ()
+    assert pools.release(one(1)) == [one(2)]
+
+
+def test_a_pool_has_a_bounded_number_of_abandoned_ones_and_others_have_their_own() -> None:
+    sizes = {"copy": 2, "scan": 1}
+    pools = Pools(sizes)
+    allowed = sizes["copy"] * ABANDONED_PER_SLOT
+    for number in range(allowed):
+        assert pools.admit(one(number), COPY)
+        assert pools.abandon(one(number)) == []
+    assert pools.admit(one(50), COPY)
+    assert pools.admit(one(51), COPY)
+    assert pools.abandon(one(50)) is None
+    assert not pools.admit(one(52), COPY), "its slot stays taken"
+    assert pools.admit(one(60), Claim("scan"))
+    assert pools.abandon(one(60)) == []
+    assert pools.release_abandoned(one(0)) == ()
+    assert pools.abandon(one(50)) == [one(52)]
+    assert most_at_work(sizes) == 3 + 3 * ABANDONED_PER_SLOT
+
+
+def test_what_is_abandoned_while_held_serves_nobody_until_it_goes_on() -> None:
+    pools = Pools({"copy": 1})
+    assert pools.admit(one(1), COPY)
+    pools.hold()
+    assert not pools.admit(one(2), COPY)
+    assert pools.abandon(one(1)) == ()
+    assert pools.go_on() == [one(2)]
 
 
 def test_while_held_everybody_waits_and_afterwards_all_that_fit_are_served() -> None:

@@ -21,6 +21,7 @@ from application.advance import Advance
 from application.authoring import Pipeline, StepContext, StepError, external_step, step
 from application.catalogue import Catalogue
 from application.feed import Entry, Feed
+from application.hold import Hold
 from application.progress import ProgressBoard
 from application.retry import Retry
 from application.status import Status
@@ -106,6 +107,7 @@ class House:
             threads=self.threads,
         )
         self.dispatcher = LocalDispatcher({"default": 8})
+        self.hold = Hold(executions=self.executions, dispatcher=self.dispatcher, clock=self.clock)
         self.trigger = Trigger(
             catalogue=self.catalogue,
             executions=self.executions,
@@ -113,9 +115,10 @@ class House:
             clock=self.clock,
             ids=Uuid7(),
             threads=self.threads,
+            hold=self.hold,
             library="/library",
         )
-        self.status = Status(executions=self.executions, progress=board)
+        self.status = Status(executions=self.executions, progress=board, hold=self.hold)
         self.retry = Retry(executions=self.executions, clock=self.clock)
         self.server = self.another_server()
 

@@ -108,6 +108,7 @@ def test_an_execution_is_shown_with_its_times_and_without_what_it_does_not_have(
         warnings=("late",),
         waits_for=["render"],
         paused_at=None,
+        engine_paused_at=None,
         rerun_of=None,
         created_at="2026-11-22T08:29:00.123Z",
         started_at=None,

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from adapters.testkit import Stuck, Testbed, does, fails, hangs, raises, returns, script
+from adapters.testkit.dispatcher import ABANDON_AFTER_S
 from application.authoring import (
     KeyLimit,
     Pipeline,
@@ -170,11 +171,14 @@ async def test_a_paused_execution_waits_for_a_person() -> None:
 
 async def test_a_held_engine_starts_nothing() -> None:
     async with Testbed(two) as bed:
-        bed.hold()
+        await bed.hold()
         await bed.start({"take": 1})
         with pytest.raises(Stuck, match="fetch pending"):
             await bed.finish()
-        bed.go_on()
+        await bed.crash()
+        held = await bed.look()
+        assert (held.status, held.events) == ("pending", [])
+        await bed.go_on()
         assert (await bed.finish()).status == "completed"
 
 
@@ -285,6 +289,32 @@ async def test_pools_and_key_limits_hold() -> None:
             results = [await bed.finish(uuid) for uuid in uuids]
         assert {result.status for result in results} == {"completed"}
         assert at_once["most"] == most
+
+
+@pytest.mark.parametrize("reader", [None, "a"])
+async def test_a_deaf_handler_is_abandoned_and_keeps_what_it_has_its_hands_on(
+    reader: str | None,
+) -> None:
+    @step(
+        pool="narrow",
+        limits=[KeyLimit("reader")],
+        run_timeout_s=60,
+        retry=RetryPolicy(retries=1, delay_s=1),
+    )
+    async def busy(context: StepContext) -> None: ...
+
+    deaf = hangs(deaf=True)
+    scripted = {"busy": script(deaf, returns({"done": True}))}
+    async with Testbed(Pipeline("busy", [busy]), pools={"narrow": 1}, handlers=scripted) as bed:
+        await bed.start({"reader": reader})
+        await bed.advance(60 + ABANDON_AFTER_S - 1)
+        assert (await bed.look()).step("busy").status == "pending", "its slot is taken"
+        await bed.advance(1)
+        if reader is not None:
+            assert (await bed.look()).step("busy").status == "pending"
+            deaf.let_go()
+        result = await bed.finish()
+    assert (result.status, result.step("busy").attempt) == ("completed", 2)
 
 
 async def test_a_blocking_handler_of_ones_own_is_waited_for() -> None:
