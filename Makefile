@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt tests/ascmhl.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Rushes needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
 		  echo "Name another one: make PYTHON=python3.12 ..."; exit 1; }
@@ -17,6 +17,8 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "$(PYTHON) comes without venv (on Debian and Ubuntu: apt install python3-venv)."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PYTHON) -m venv $(VENV)/ascmhl
+	$(VENV)/ascmhl/bin/python -m pip install --quiet --disable-pip-version-check -r tests/ascmhl.txt
 	@touch $(READY)
 
 demo: $(READY)
@@ -38,6 +40,7 @@ lint: $(READY)
 bench: $(READY)
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.scale
 
 # kill -9, 200 times, with executions of all shapes in flight: docs/reliability.md.
 chaos: $(READY)

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -30,15 +30,18 @@ from pathlib import Path
 from typing import Any
 
 from dependency_injector import providers
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 
 from adapters.persistence.database import Database
 from adapters.persistence.rows import (
-    execution_row,
-    new_execution_row,
-    new_step_row,
-    step_row,
+    EXECUTION,
+    EXECUTION_STATE,
+    STEP,
+    STEP_STATE,
+    execution_values,
+    step_values,
 )
+from adapters.persistence.statements import Statement
 from adapters.persistence.tables import pipeline_event, pipeline_execution, pipeline_step
 from adapters.settings import Settings
 from application.authoring import Pipeline, StepContext, external_step, step
@@ -53,6 +56,8 @@ from domain.execution import Execution
 IN_FLIGHT = 64
 RAW_TRANSACTIONS = 2_000
 IDLE_RUNS = 200
+WIDE_POOL = "default=512"
+"""Nobody waits for a slot, as with the peer: the middles of ``IN_FLIGHT`` diamonds."""
 PEER_CHAINS = 300
 PEER_DIAMONDS = 100
 NOTES = 300
@@ -86,15 +91,26 @@ OUTSIDE = Pipeline(
 
 async def throughput(container: Container, pipeline_type: str, count: int) -> float:
     """Executions a second, ``IN_FLIGHT`` at a time, from the first trigger to the last end."""
+    seconds, _ = await run_through(container, pipeline_type, count, IN_FLIGHT)
+    return count / seconds
+
+
+async def run_through(
+    container: Container, pipeline_type: str, count: int, in_flight: int
+) -> tuple[float, list[float]]:
+    """Seconds from the first trigger to the last end, and those of each execution."""
     feed, trigger = container.feed(), container.trigger()
-    slots = asyncio.Semaphore(IN_FLIGHT)
+    slots = asyncio.Semaphore(in_flight)
     ended = asyncio.Event()
+    triggered_at: dict[str, float] = {}
+    ended_at: dict[str, float] = {}
 
     async def count_ends(since: int) -> None:
         left = count
         async for entry in feed.follow(since):
             if entry.message.type == "pipeline:completed":
                 slots.release()
+                ended_at[entry.message.data["execution_id"]] = time.perf_counter()
                 left -= 1
                 if not left:
                     ended.set()
@@ -104,7 +120,9 @@ async def throughput(container: Container, pipeline_type: str, count: int) -> fl
     began = time.perf_counter()
 
     async def one() -> None:
-        await trigger(pipeline_type, {})
+        called_at = time.perf_counter()
+        answer = await trigger(pipeline_type, {})
+        triggered_at[answer.execution.uuid] = called_at
 
     starting = set()
     for _ in range(count):
@@ -115,19 +133,21 @@ async def throughput(container: Container, pipeline_type: str, count: int) -> fl
     await ended.wait()
     seconds = time.perf_counter() - began
     await counting
-    return count / seconds
+    await asyncio.gather(*starting)
+    return seconds, [ended_at[uuid] - at for uuid, at in triggered_at.items()]
 
 
 async def latency(container: Container) -> tuple[list[float], list[float]]:
     """On an idle engine: seconds from the trigger to its first step's start, and to its end."""
     feed, trigger = container.feed(), container.trigger()
     to_start, to_end = [], []
+    # One follower who stays, as a frontend does: to begin to follow reads the database.
+    following = feed.follow(feed.last_id)
     for _ in range(IDLE_RUNS):
-        since = feed.last_id
         began = time.perf_counter()
         triggering = asyncio.create_task(trigger("chain", {}))
         started = False
-        async for entry in feed.follow(since):
+        async for entry in following:
             if entry.message.type == "pipeline:step_started" and not started:
                 started = True
                 to_start.append(time.perf_counter() - began)
@@ -135,6 +155,7 @@ async def latency(container: Container) -> tuple[list[float], list[float]]:
                 to_end.append(time.perf_counter() - began)
                 break
         await triggering
+    await following.aclose()
     return to_start, to_end
 
 
@@ -183,11 +204,26 @@ def raw_commits(folder: Path, definition: PipelineDefinition, grouped: int) -> f
     first, second, _ = (spec.name for spec in definition.steps)
     execution.start(first, at=now)
     with database.writer.begin() as connection:
-        connection.execute(insert(pipeline_execution), [new_execution_row(execution)])
-        connection.execute(
-            insert(pipeline_step),
-            [new_step_row(1, each) for each in execution.steps.values()],
+        Statement.insert(pipeline_execution, EXECUTION).execute(
+            connection, [execution_values(execution)]
         )
+        Statement.insert(pipeline_step, STEP).execute(
+            connection, [step_values(1, each) for each in execution.steps.values()]
+        )
+        # What is written again and again, as Core reads it.
+        executions = connection.execute(select(pipeline_execution)).mappings().one()
+        steps = connection.execute(select(pipeline_step)).mappings().all()[:2]
+    change_execution = update(pipeline_execution).where(pipeline_execution.c.id == 1)
+    changed = {name: executions[name] for name in EXECUTION_STATE}
+    change_steps = [
+        (
+            update(pipeline_step).where(
+                pipeline_step.c.execution_id == 1, pipeline_step.c.step_key == step["step_key"]
+            ),
+            {name: step[name] for name in STEP_STATE},
+        )
+        for step in steps
+    ]
     execution.recorded.clear()
     execution.complete(first, 1, {}, at=now)
     execution.start(second, at=now)
@@ -200,17 +236,6 @@ def raw_commits(folder: Path, definition: PipelineDefinition, grouped: int) -> f
             "occurred_at": now,
         }
         for fact in execution.recorded
-    ]
-    change_execution = update(pipeline_execution).where(pipeline_execution.c.id == 1)
-    changed = execution_row(execution)
-    change_steps = [
-        (
-            update(pipeline_step).where(
-                pipeline_step.c.execution_id == 1, pipeline_step.c.step_key == key
-            ),
-            step_row(execution.steps[key]),
-        )
-        for key in (first, second)
     ]
     transactions = RAW_TRANSACTIONS // grouped
     began = time.perf_counter()
@@ -237,19 +262,20 @@ def percentile(values: list[float], share: float) -> float:
     return statistics.quantiles(values, n=100)[int(100 * share) - 1]
 
 
-async def engine_round(folder: Path, chains: int, diamonds: int) -> dict[str, Any]:
+def container_on(database: Path, pipelines: Sequence[Pipeline], **flags: str) -> Container:
+    """The product's own container, with these pipelines."""
     settings = Settings.load(
-        {
-            "database_url": f"sqlite:///{folder}/engine.db",
-            "library": str(folder),
-            "pools": f"default={len(MIDDLE) * IN_FLIGHT}",  # nobody waits, as with the peer
-        },
-        {},
+        {"database_url": f"sqlite:///{database}", "library": str(database.parent), **flags}, {}
     )
     container = Container(settings=settings)
     container.catalogue.override(
-        providers.Object(Catalogue([CHAIN, DIAMOND, OUTSIDE], pools=settings.pools.keys()))
+        providers.Object(Catalogue(pipelines, pools=settings.pools.keys()))
     )
+    return container
+
+
+async def engine_round(folder: Path, chains: int, diamonds: int) -> dict[str, Any]:
+    container = container_on(folder / "engine.db", [CHAIN, DIAMOND, OUTSIDE], pools=WIDE_POOL)
     raw = raw_commits(folder, CHAIN.definition, grouped=1)
     gc.freeze()  # as ``rushes serve`` does
     async with running(container):
