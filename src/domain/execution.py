@@ -498,8 +498,10 @@ class Execution:
     def recover(self, *, at: datetime) -> None:
         """The process that ran the steps is gone: take over what it was doing.
 
-        Steps that run outside Rushes haven't lost their worker and go on.
+        Steps that run outside Rushes haven't lost their worker and go on. Who waited for a
+        slot waits anew: that there was nobody to give one is no fault of theirs.
         """
+        self._leave_queues(at)
         for step in list(self.steps.values()):
             if step.status is not StepStatus.RUNNING or step.spec.external:
                 continue

@@ -4,15 +4,12 @@ A file's name is bytes here, always: cards carry names that are no UTF-8, hold
 newlines or terminal codes, or differ only in such things. ``shown`` makes the
 text that people and programs outside are given.
 
-What counts as media, and which folders are a camera's, follows the makers'
-layouts (GoPro, DJI, Insta360, Sony, Panasonic P2, AVCHD, Canon, RED, ARRI,
-Blackmagic). Recognising a file never decides whether it is copied: on a
-structured card everything is, except the litter that operating systems leave.
+Recognising a file never decides whether it is copied: everything is, except the
+litter that operating systems leave, and what is no file.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -21,28 +18,59 @@ from enum import StrEnum
 class FileKind(StrEnum):
     """What a directory entry on a card is to us.
 
-    Media, sidecars and others are copied; the rest is listed, never silently dropped.
+    media: footage, stills and sound. proxy, thumbnail, sidecar: what a camera writes
+    beside its media. metadata: what describes the card rather than a clip. folder: one
+    that no copied file would bring along. unreadable: what is there and can't be looked
+    at. The rest is listed, never silently dropped.
     """
 
     MEDIA = "media"
+    PROXY = "proxy"
+    THUMBNAIL = "thumbnail"
     SIDECAR = "sidecar"
+    METADATA = "metadata"
     OTHER = "other"
+    UNREADABLE = "unreadable"
+    FOLDER = "folder"
     JUNK = "junk"
     LINK = "link"
     SPECIAL = "special"
 
 
-COPIED_KINDS = frozenset({FileKind.MEDIA, FileKind.SIDECAR, FileKind.OTHER})
+FILE_KINDS = frozenset(
+    {
+        FileKind.MEDIA,
+        FileKind.PROXY,
+        FileKind.THUMBNAIL,
+        FileKind.SIDECAR,
+        FileKind.METADATA,
+        FileKind.OTHER,
+    }
+)
+"""Regular files that belong to the card's contents."""
+
+COPIED_KINDS = FILE_KINDS | {FileKind.UNREADABLE}
+"""What has to arrive. The unreadable is part of it although it can't: a copy without it
+has to fail and name it, or the card would be taken for whole."""
 
 _MEDIA = frozenset(
-    b".mp4 .mov .mxf .mts .m2ts .m2t .mpg .avi .insv .insp .360 .r3d .braw .ari .arx .crm .nev "
-    b".raw .dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .gpr .jpg .jpeg .heic .heif .tif .tiff .png "
-    b".wav .aif .aiff .mp3 .m4a .aac .m4v .mkv .webm .3gp .lvix".split()
+    b".mp4 .mov .mxf .mts .m2ts .m2t .mpg .avi .insv .insp .360 .r3d .braw .crm .ari .arx .dpx "
+    b".nev .raw .dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .gpr .jpg .jpeg .heic .heif .tif .tiff "
+    b".png .wav .aif .aiff .mp3 .m4a .aac .m4v .mkv .webm .3gp .lvix".split()
 )
+_PROXY = frozenset(b".lrv .lrf .lrprv".split())
+_THUMBNAIL = frozenset(b".thm .scr".split())
 _SIDECAR = frozenset(
-    b".thm .lrv .lrf .lrprv .srt .xml .xmp .smi .bim .ppn .cpi .mpl .bdm .tdt .tid .ale .rmd .cdl "
-    b".cube .lut .idx .sav .txt .csv .json .gcsv .bin .rsv .pro .ind .dat .scr .bmp .ifo".split()
+    b".srt .xml .xmp .smi .bim .ppn .cpi .mpl .bdm .tdt .tid .ale .rmd .cdl .cif .cpf .xmf .klv "
+    b".aae .sidecar .cube .lut .idx .sav .txt .csv .json .gcsv .bin .rsv .pro .ind .dat .bmp "
+    b".ifo".split()
 )
+_KIND_BY_SUFFIX = {
+    **dict.fromkeys(_MEDIA, FileKind.MEDIA),
+    **dict.fromkeys(_PROXY, FileKind.PROXY),
+    **dict.fromkeys(_THUMBNAIL, FileKind.THUMBNAIL),
+    **dict.fromkeys(_SIDECAR, FileKind.SIDECAR),
+}
 _JUNK_NAMES = frozenset(
     name.lower()
     for name in (
@@ -62,22 +90,6 @@ _JUNK_NAMES = frozenset(
     )
 )
 
-_LAYOUTS: tuple[tuple[str, re.Pattern[bytes]], ...] = tuple(
-    (label, re.compile(pattern, re.IGNORECASE))
-    for label, pattern in (
-        ("GoPro", rb"DCIM/\d{3}GOPRO\Z"),
-        ("DJI", rb"DCIM/(?:DJI_[^/]*|\d{3}MEDIA)\Z"),
-        ("Insta360", rb"DCIM/Camera\d\d\Z"),
-        ("Canon", rb"DCIM/\d{3}(?:CANON|EOS[^/]*)\Z"),
-        ("Sony", rb"(?:PRIVATE/)?(?:M4ROOT|XDROOT)\Z"),
-        ("AVCHD", rb"PRIVATE/AVCHD(?:/BDMV)?\Z"),
-        ("Panasonic P2", rb"CONTENTS/(?:AUDIO|ICON|PROXY|VOICE)\Z"),
-        ("Canon XF", rb"CONTENTS/CLIPS\d{3}\Z"),
-        ("RED", rb"(?:.*/)?[^/]+\.RD[MC]\Z"),
-        ("DCIM", rb"DCIM\Z"),
-    )
-)
-
 
 def is_junk(name: bytes) -> bool:
     """Whether an operating system left it there: ``name`` is a file's or a folder's own."""
@@ -85,25 +97,42 @@ def is_junk(name: bytes) -> bool:
 
 
 def kind_of(path: bytes) -> FileKind:
-    """What a regular file is, by its name; ``path`` is relative to the card's root."""
-    name = path.rsplit(b"/", 1)[-1]
-    if is_junk(name):
+    """What a regular file is, by its own name; ``path`` is relative to the card's root.
+
+    Where it lies may say more (``layouts``): an MP4 in a folder of proxies is one.
+    """
+    name = path[path.rfind(b"/") + 1 :].lower()
+    if name in _JUNK_NAMES or name.startswith(b"._"):
         return FileKind.JUNK
     dot = name.rfind(b".")
-    suffix = name[dot:].lower() if dot >= 0 else b""
-    if suffix in _MEDIA:
-        return FileKind.MEDIA
-    if suffix in _SIDECAR:
-        return FileKind.SIDECAR
-    return FileKind.OTHER
+    return FileKind.OTHER if dot < 0 else _KIND_BY_SUFFIX.get(name[dot:], FileKind.OTHER)
 
 
-def layout_of(folder: bytes) -> str | None:
-    """Whose layout a folder belongs to; ``folder`` is relative to the card's root."""
-    for label, pattern in _LAYOUTS:
-        if pattern.match(folder):
-            return label
-    return None
+SAME_TIME_NS = 2_000_000_000
+"""FAT counts in steps of two seconds."""
+
+QUARTER_HOUR_NS = 900 * 1_000_000_000
+DAY_NS = 96 * QUARTER_HOUR_NS
+
+
+def same_time(one_ns: int, other_ns: int) -> bool:
+    """Whether two modification times are one, as far as any card keeps them."""
+    return abs(one_ns - other_ns) <= SAME_TIME_NS
+
+
+def same_moment(one_ns: int, other_ns: int, *, tolerance_ns: int = SAME_TIME_NS) -> bool:
+    """Whether two modification times may be one moment, told in whatever time zone.
+
+    FAT keeps local time without its zone, so a journey or a change of the host's zone
+    shifts every time on the card by whole quarter hours, up to a day. That makes two
+    files candidates for being one and the same; only their bytes can decide.
+    """
+    apart_ns = abs(one_ns - other_ns)
+    beyond_ns = apart_ns % QUARTER_HOUR_NS
+    return (
+        apart_ns <= DAY_NS + tolerance_ns
+        and min(beyond_ns, QUARTER_HOUR_NS - beyond_ns) <= tolerance_ns
+    )
 
 
 def shown(name: bytes) -> str:
@@ -149,12 +178,17 @@ class CardFile:
 
     path: relative to the card's root, parts separated by ``/``.
     mtime_ns: since the epoch, as the file system told it.
+    clip: the clip that it belongs to, by the path of the clip's first media file.
+    problem: what a person has to know of it: why it is left out, can't be read or
+        can't be played.
     """
 
     path: bytes
     kind: FileKind
     size_bytes: int
     mtime_ns: int
+    clip: bytes | None = None
+    problem: str | None = None
 
 
 class JobStatus(StrEnum):

@@ -6,7 +6,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from domain.footage import COPIED_KINDS, FileKind, is_junk, kind_of, layout_of, shown
+from domain.footage import (
+    COPIED_KINDS,
+    DAY_NS,
+    FILE_KINDS,
+    QUARTER_HOUR_NS,
+    FileKind,
+    is_junk,
+    kind_of,
+    same_moment,
+    same_time,
+    shown,
+)
 
 NASTY = [
     b"",
@@ -107,7 +118,9 @@ def test_the_bytes_can_be_read_back_from_what_is_shown(name: bytes) -> None:
         (b"IMG_0001.CR3", FileKind.MEDIA),
         (b"sound.WaV", FileKind.MEDIA),
         (b"clip.insv", FileKind.MEDIA),
-        (b"DCIM/100GOPRO/GX010001.THM", FileKind.SIDECAR),
+        (b"DCIM/100GOPRO/GX010001.THM", FileKind.THUMBNAIL),
+        (b"DCIM/100GOPRO/GL010001.lrv", FileKind.PROXY),
+        (b"DCIM/DJI_001/DJI_0001.LRF", FileKind.PROXY),
         (b"PRIVATE/M4ROOT/CLIP/C0001M01.XML", FileKind.SIDECAR),
         (b"README", FileKind.OTHER),
         (b"archive.zip", FileKind.OTHER),
@@ -126,7 +139,13 @@ def test_a_file_is_recognised_by_its_name(path: bytes, kind: FileKind) -> None:
 
 
 def test_only_litter_and_what_is_no_file_stays_on_the_card() -> None:
-    assert set(FileKind) - COPIED_KINDS == {FileKind.JUNK, FileKind.LINK, FileKind.SPECIAL}
+    left = {FileKind.JUNK, FileKind.LINK, FileKind.SPECIAL, FileKind.FOLDER}
+    assert set(FileKind) - COPIED_KINDS == left
+
+
+def test_what_cant_be_read_has_to_arrive_all_the_same() -> None:
+    no_files = COPIED_KINDS - FILE_KINDS
+    assert no_files == {FileKind.UNREADABLE}
 
 
 @pytest.mark.parametrize("name", [b".Trashes", b".trashes", b"System Volume Information", b"._x"])
@@ -139,30 +158,47 @@ def test_what_people_and_cameras_leave_is_not(name: bytes) -> None:
     assert not is_junk(name)
 
 
+SECOND_NS = 1_000_000_000
+SHOT_NS = 1_700_000_000 * SECOND_NS
+
+
 @pytest.mark.parametrize(
-    ("folder", "layout"),
+    ("apart_ns", "time", "moment"),
     [
-        (b"DCIM/100GOPRO", "GoPro"),
-        (b"DCIM/DJI_001", "DJI"),
-        (b"DCIM/100MEDIA", "DJI"),
-        (b"DCIM/Camera01", "Insta360"),
-        (b"DCIM/100CANON", "Canon"),
-        (b"DCIM/100EOSR5", "Canon"),
-        (b"PRIVATE/M4ROOT", "Sony"),
-        (b"XDROOT", "Sony"),
-        (b"PRIVATE/AVCHD/BDMV", "AVCHD"),
-        (b"CONTENTS/CLIPS001", "Canon XF"),
-        (b"CONTENTS/AUDIO", "Panasonic P2"),
-        (b"A001.RDM", "RED"),
-        (b"A001.RDM/A001_C001.RDC", "RED"),
-        (b"DCIM", "DCIM"),
-        (b"dcim", "DCIM"),
-        (b"holiday", None),
-        (b"DCIM/100GOPRO/sub", None),
-        (b"x/DCIM", None),
-        (b"DCIM\n", None),
-        (b"", None),
+        (0, True, True),
+        (2 * SECOND_NS, True, True),
+        (2 * SECOND_NS + 1, False, False),
+        (60 * SECOND_NS, False, False),
+        (QUARTER_HOUR_NS, False, True),
+        (QUARTER_HOUR_NS - 2 * SECOND_NS, False, True),
+        (QUARTER_HOUR_NS + 2 * SECOND_NS, False, True),
+        (QUARTER_HOUR_NS + 2 * SECOND_NS + 1, False, False),
+        (QUARTER_HOUR_NS - 2 * SECOND_NS - 1, False, False),
+        (5 * QUARTER_HOUR_NS // 2, False, False),
+        (23 * QUARTER_HOUR_NS, False, True),
+        (DAY_NS, False, True),
+        (DAY_NS + 2 * SECOND_NS, False, True),
+        (DAY_NS + 2 * SECOND_NS + 1, False, False),
+        (DAY_NS + QUARTER_HOUR_NS, False, False),
+        (365 * DAY_NS, False, False),
     ],
 )
-def test_a_folder_is_recognised_by_its_makers_layout(folder: bytes, layout: str | None) -> None:
-    assert layout_of(folder) == layout
+def test_a_time_is_the_same_within_fat_s_steps_and_a_moment_in_any_zone(
+    apart_ns: int, time: bool, moment: bool
+) -> None:
+    for one, other in ((SHOT_NS, SHOT_NS + apart_ns), (SHOT_NS + apart_ns, SHOT_NS)):
+        assert same_time(one, other) is time
+        assert same_moment(one, other) is moment
+
+
+def test_a_moment_before_the_epoch_counts_like_any_other() -> None:
+    assert same_moment(-QUARTER_HOUR_NS, QUARTER_HOUR_NS)
+    assert not same_moment(-SHOT_NS, SHOT_NS)
+
+
+@given(st.integers(-(2**62), 2**62), st.integers(-(2**62), 2**62))
+def test_one_time_is_always_one_moment(one: int, other: int) -> None:
+    assert same_moment(one, one)
+    assert same_moment(one, other) == same_moment(other, one)
+    if same_time(one, other):
+        assert same_moment(one, other)

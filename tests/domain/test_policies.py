@@ -212,6 +212,17 @@ def test_the_time_that_an_execution_was_failed_is_no_wait_for_a_slot() -> None:
 # -- cancel ----------------------------------------------------------------------
 
 
+def test_the_time_that_rushes_was_down_is_no_wait_for_a_slot() -> None:
+    execution = triggered(StepSpec("a", queue_timeout_s=10))
+    execution.queue("a", at=at(0))
+    execution.recover(at=at(1000))
+    execution.tick(at=at(1001))
+    assert statuses(execution) == {"a": StepStatus.PENDING}
+    execution.queue("a", at=at(1001))
+    execution.tick(at=at(1011))
+    assert statuses(execution) == {"a": StepStatus.FAILED}
+
+
 def test_cancel_ends_what_runs_and_what_waits_at_once() -> None:
     execution = triggered(StepSpec("a"), StepSpec("b"), StepSpec("c", depends_on=("a",)))
     execution.start("a", at=at(1))

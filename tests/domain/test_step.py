@@ -134,6 +134,24 @@ def test_only_a_pending_step_queues(status: StepStatus) -> None:
     assert step.queue(at=NOW) is step
 
 
+@pytest.mark.parametrize("status", StepStatus)
+def test_only_a_pending_step_leaves_the_queue(status: StepStatus) -> None:
+    step = Step(StepSpec("copy"), "copy", status=status, queued_at=NOW)
+    left = step.leave_queue()
+    assert left.queued_at is (None if status is StepStatus.PENDING else NOW)
+    assert left.status is status
+
+
+@pytest.mark.parametrize("status", StepStatus)
+def test_only_a_running_step_is_given_back(status: StepStatus) -> None:
+    step = in_state(status)
+    if status is StepStatus.RUNNING:
+        assert step.release() == in_state(StepStatus.PENDING)
+    else:
+        with pytest.raises(IllegalTransition):
+            step.release()
+
+
 @pytest.mark.parametrize("status", [s for s in StepStatus if s is not StepStatus.RUNNING])
 def test_only_a_running_step_has_progress_to_note(status: StepStatus) -> None:
     step = in_state(status)

@@ -96,6 +96,12 @@ class MemoryJobs:
                 self._jobs[job_id] = job
             return job
 
+    def status_of(self, execution_id: int) -> JobStatus | None:
+        """Of the execution's job, if it has one."""
+        with self._lock:
+            found = (job for job in self._jobs.values() if job.execution_id == execution_id)
+            return next((job.status for job in found), None)
+
     def _find(self, job_id: int) -> Job:
         if job_id not in self._jobs:
             raise JobNotFound(job_id)
@@ -111,8 +117,13 @@ class MemoryJobs:
 
 
 class MemoryCardFiles:
-    def __init__(self, fence: Fence) -> None:
+    """stays: whether an execution, or its job, is there."""
+
+    def __init__(
+        self, fence: Fence, *, stays: Callable[[int], bool] = lambda execution_id: True
+    ) -> None:
         self._fence = fence
+        self._stays = stays
         self._files: dict[int, dict[bytes, CardFile]] = {}
         self._lock = threading.Lock()
 
@@ -125,7 +136,7 @@ class MemoryCardFiles:
         self, execution_id: int, *, after: bytes | None = None, limit: int | None = None
     ) -> Sequence[CardFile]:
         with self._lock:
-            files = self._files.get(execution_id, {})
+            files = self._files.get(execution_id, {}) if self._stays(execution_id) else {}
             paths = sorted(path for path in files if after is None or path > after)
             return [files[path] for path in paths[:limit]]
 

@@ -25,7 +25,7 @@ from adapters.persistence.tables import (
     pipeline_step,
 )
 from application.ports import MAX_UNFINISHED, AttemptRef, Clock, Ids
-from domain.errors import AttemptOver, JobNotFound, Unavailable
+from domain.errors import AttemptOver, JobNotFound, NotFound, Unavailable
 from domain.execution import ACTIVE
 from domain.footage import (
     Card,
@@ -61,7 +61,12 @@ class _Reads:
 
 def _fence(batch: Batch, attempt: AttemptRef) -> None:
     """Raises ``AttemptOver`` unless the attempt is the one that runs."""
-    step = batch.current(attempt.execution_id).step(attempt.step_key)
+    try:
+        step = batch.current(attempt.execution_id).step(attempt.step_key)
+    except NotFound as error:  # its handler has outlived it
+        raise AttemptOver(
+            f"{error}; the work of attempt {attempt.attempt} is not recorded"
+        ) from None
     if step.status is not StepStatus.RUNNING or step.attempt != attempt.attempt:
         raise AttemptOver(
             f"step {attempt.step_key}: attempt {attempt.attempt} is over "
@@ -179,24 +184,27 @@ class SqlCardFiles:
         self._executions = executions
 
     def replace(self, attempt: AttemptRef, files: Iterable[CardFile]) -> None:
-        rows = [
-            {
-                "execution_id": attempt.execution_id,
-                "path": each.path,
-                "kind": each.kind.value,
-                "size_bytes": each.size_bytes,
-                "mtime_ns": each.mtime_ns,
-            }
-            for each in files
-        ]
+        inventory = list(files)
 
         def work(batch: Batch) -> None:
             _fence(batch, attempt)
             batch.connection.execute(
                 delete(card_file).where(card_file.c.execution_id == attempt.execution_id)
             )
-            for start in range(0, len(rows), ROWS):
-                batch.connection.execute(insert(card_file), rows[start : start + ROWS])
+            for start in range(0, len(inventory), ROWS):
+                rows = [
+                    {
+                        "execution_id": attempt.execution_id,
+                        "path": each.path,
+                        "kind": each.kind.value,
+                        "size_bytes": each.size_bytes,
+                        "mtime_ns": each.mtime_ns,
+                        "clip": each.clip,
+                        "problem": each.problem,
+                    }
+                    for each in inventory[start : start + ROWS]
+                ]
+                batch.connection.execute(insert(card_file), rows)
 
         self._executions.writer.run_blocking(work)
 
@@ -213,7 +221,14 @@ class SqlCardFiles:
             statement = statement.where(card_file.c.path > after)
         return self._read(
             lambda connection: [
-                CardFile(row.path, FileKind(row.kind), row.size_bytes, row.mtime_ns)
+                CardFile(
+                    row.path,
+                    FileKind(row.kind),
+                    row.size_bytes,
+                    row.mtime_ns,
+                    row.clip,
+                    row.problem,
+                )
                 for row in connection.execute(statement)
             ]
         )

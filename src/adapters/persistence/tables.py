@@ -97,6 +97,7 @@ pipeline_execution = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     Index("ix_pipeline_execution_status_id", "status", "id"),
     Index("ix_pipeline_execution_message_id", "message_id"),
+    Index("ix_pipeline_execution_pipeline_type_id", "pipeline_type", "id"),
     Index(
         "uq_pipeline_execution_active_card",
         "card_key",
@@ -193,6 +194,8 @@ card_file = Table(
     Column("kind", String(16), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("mtime_ns", BigInteger, nullable=False),
+    Column("clip", LargeBinary, nullable=True),
+    Column("problem", Text, nullable=True),
 )
 
 imported_file = Table(

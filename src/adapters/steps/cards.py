@@ -240,7 +240,7 @@ class OpenCard:
         if stat.S_ISREG(found.st_mode) and found.st_dev == self.device:
             return fd
         os.close(fd)
-        raise FileFault(path, "is no regular file of this card any more")
+        raise FileFault(path, "is no regular file of this card any more; a new run scans it again")
 
     def fault(self, error: OSError, path: bytes) -> CardLost | FileFault:
         """What a failed call on the card means: this file, or the whole card."""
@@ -335,9 +335,14 @@ def open_file(start: int, path: bytes) -> int:
     *folders, name = parts_of(path)
     parent = open_folder(start, b"/".join(folders))
     try:
-        return _open(name, _FILE, parent)
+        return open_file_in(parent, name)
     finally:
         os.close(parent)
+
+
+def open_file_in(folder: int, name: bytes) -> int:
+    """As ``open_file``, of an open folder's own entry."""
+    return _open(name, _FILE, folder)
 
 
 def _open(name: bytes, flags: int, folder: int) -> int:

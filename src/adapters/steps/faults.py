@@ -5,6 +5,7 @@
     │   ├── CardNotThere        retry once it has been put in
     │   ├── NotACard            what is there is no folder
     │   ├── AnotherCard         the next card is at the same path
+    │   ├── StillWritten        somebody writes to it at this moment
     │   └── CardLost            it was there when we began
     ├── LibraryFault            the library's side; nothing more can be written now
     ├── FileFault               this one file; the others may still be brought over
@@ -40,6 +41,10 @@ class NotACard(CardFault):
 
 
 class AnotherCard(CardFault):
+    pass
+
+
+class StillWritten(CardFault):
     pass
 
 

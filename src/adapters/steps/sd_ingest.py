@@ -25,7 +25,7 @@ def sd_ingest(
     return Pipeline(
         "sd_ingest",
         [
-            scan(ScanSd(cards, card_files)),
+            scan(ScanSd(cards, card_files, clock)),
             create(CreateJob(jobs, clock, library)),
             copy(CopyFiles(cards, card_files, jobs, ledger, clock, library)),
         ],

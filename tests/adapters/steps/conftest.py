@@ -111,7 +111,7 @@ class Rig:
             "library": str(self.library),
         }
         self.libraries[execution_id] = str(self.library)
-        step = ScanSd(self.cards, self.card_files, wait=self.waits.append)
+        step = ScanSd(self.cards, self.card_files, NoonClock(), wait=self.waits.append)
         return data | step(self.context("scan_sd", execution_id, data))
 
     def create_job(self, execution_id: int, data: dict[str, Any]) -> dict[str, Any]:

@@ -994,8 +994,12 @@ with pytest.raises(FilesMissing, match=r"1 of 2.*bad.mp4: can't be read.*permiss
     rig.ingest()
 assert list(rig.arrived()) == [b"2026-11-22_A001/good.mp4"]
 rig.put("folder/clip.mp4"); os.chmod(rig.card / "folder", 0)
-with pytest.raises(CardFault, match="can't be read at folder: permission denied"):
-    rig.scan()
+named = rig.scan(2)["exceptions"]["named"]
+problems = dict((each["path"], each["problem"]) for each in named)
+assert problems["bad.mp4"] == "can't be read: permission denied"
+assert problems["folder"] == "the folder can't be read: permission denied"
+with pytest.raises(FilesMissing, match=r"2 of 3.*folder: can't be read.*permission denied"):
+    rig.ingest(2)
 rig = Rig(Path({str(tmp_path)!r}, "library"))
 rig.put("clip.mp4"); rig.library.mkdir(); rig.library.chmod(0o555)
 with pytest.raises(LibraryFault, match="may not be written to by this user"):
