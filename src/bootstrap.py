@@ -19,8 +19,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
@@ -38,7 +40,11 @@ from starlette.routing import WebSocketRoute
 
 from adapters.cli.commands import commands
 from adapters.cli.factories import Factories
+from adapters.detector.detector import Detector, card_places, detecting
+from adapters.detector.eject import eject
+from adapters.detector.mounts import mount_table
 from adapters.dispatch.local import LocalDispatcher
+from adapters.dispatch.pools import most_at_work
 from adapters.persistence.database import Database
 from adapters.persistence.executions import SqlExecutions
 from adapters.persistence.footage import SqlCardFiles, SqlJobs, SqlLedger
@@ -49,7 +55,9 @@ from adapters.rest.problems import on_bug, on_http_error, on_refusal
 from adapters.rpc.server import RpcServer
 from adapters.settings import Settings
 from adapters.steps.cards import FsCards
+from adapters.steps.mhl.documents import Creator
 from adapters.steps.sd_ingest import sd_ingest
+from adapters.steps.verify_folder import verify_folder
 from adapters.system import LoopThreads, SystemChance, SystemClock, Uuid7
 from adapters.websocket.hub import Hub
 from adapters.websocket.messages import MAX_FRAME_BYTES
@@ -58,15 +66,18 @@ from application.authoring import Pipeline
 from application.cancel import Cancel
 from application.catalogue import Catalogue
 from application.feed import Feed
+from application.hold import Hold
 from application.pause import Pause
 from application.progress import ProgressBoard
 from application.recovery import Recovery
 from application.rerun import Rerun
+from application.retention import Retention
 from application.retry import Retry
 from application.settle import Settle
 from application.status import Status
 from application.step_runner import StepRunner
 from application.trigger import Trigger
+from application.views import timestamp
 from domain.errors import InvalidInput, RushesError, Unavailable
 
 log = logging.getLogger("rushes")
@@ -105,9 +116,19 @@ def prepare_library(library: Path) -> None:
             library.mkdir(parents=True, exist_ok=True)
 
 
-def build_catalogue(settings: Settings, built_in: Pipeline) -> Catalogue:
+def creator() -> Creator:
+    """Who the manifests of this machine say has written them."""
+    return Creator(socket.gethostname(), "Rushes", metadata.version("rushes"))
+
+
+def footage_roots(settings: Settings) -> tuple[str, ...]:
+    """Where footage may be repaired, and manifests added: never on a card."""
+    return (str(settings.library), *settings.verify_roots)
+
+
+def build_catalogue(settings: Settings, *built_in: Pipeline) -> Catalogue:
     catalogue = Catalogue(
-        [built_in, *(load_pipeline(name) for name in settings.pipelines)],
+        [*built_in, *(load_pipeline(name) for name in settings.pipelines)],
         pools=settings.pools.keys(),
     )
     if not catalogue.get(settings.card_pipeline).card:
@@ -125,7 +146,9 @@ class Container(containers.DeclarativeContainer):
 
     clock = providers.Singleton(SystemClock)
     ids = providers.Singleton(Uuid7)
-    threads = providers.Singleton(LoopThreads, settings.provided.slots)
+    threads = providers.Singleton(
+        LoopThreads, providers.Callable(most_at_work, settings.provided.pools)
+    )
     cards = providers.Singleton(FsCards, settings.provided.card_roots)
 
     database = providers.Singleton(Database, settings.provided.database_url)
@@ -146,8 +169,22 @@ class Container(containers.DeclarativeContainer):
             clock=clock,
             library=providers.Factory(str, settings.provided.library),
         ),
+        providers.Factory(
+            verify_folder,
+            clock=clock,
+            roots=providers.Callable(footage_roots, settings),
+            card_roots=settings.provided.card_roots,
+            creator=providers.Callable(creator),
+        ),
     )
 
+    dispatcher = providers.Singleton(
+        LocalDispatcher,
+        settings.provided.pools,
+        grace_s=settings.provided.stop_grace_s,
+        abandon_after_s=settings.provided.abandon_after_s,
+    )
+    hold = providers.Singleton(Hold, executions=executions, dispatcher=dispatcher, clock=clock)
     feed = providers.Singleton(Feed, executions, clock)
     progress = providers.Singleton(ProgressBoard, feed, clock, threads)
     trigger = providers.Singleton(
@@ -158,6 +195,7 @@ class Container(containers.DeclarativeContainer):
         clock=clock,
         ids=ids,
         threads=threads,
+        hold=hold,
         library=providers.Factory(str, settings.provided.library),
     )
     chance = providers.Singleton(SystemChance)
@@ -165,8 +203,11 @@ class Container(containers.DeclarativeContainer):
         Advance, executions=executions, clock=clock, chance=chance, progress=progress
     )
     retry = providers.Singleton(Retry, executions=executions, clock=clock)
-    status = providers.Singleton(Status, executions=executions, progress=progress)
-    recovery = providers.Singleton(Recovery, executions=executions, clock=clock)
+    status = providers.Singleton(Status, executions=executions, progress=progress, hold=hold)
+    recovery = providers.Singleton(Recovery, executions=executions, clock=clock, hold=hold)
+    retention = providers.Singleton(
+        Retention, executions=executions, clock=clock, keep_days=settings.provided.keep_days
+    )
     runner = providers.Singleton(
         StepRunner,
         catalogue=catalogue,
@@ -175,15 +216,12 @@ class Container(containers.DeclarativeContainer):
         clock=clock,
         threads=threads,
     )
-    dispatcher = providers.Singleton(
-        LocalDispatcher, settings.provided.pools, grace_s=settings.provided.stop_grace_s
-    )
     cancel = providers.Singleton(
         Cancel, executions=executions, dispatcher=dispatcher, clock=clock, progress=progress
     )
     pause = providers.Singleton(Pause, executions=executions, clock=clock)
     settle = providers.Singleton(Settle, executions=executions, clock=clock)
-    rerun = providers.Singleton(Rerun, executions=executions, clock=clock, ids=ids)
+    rerun = providers.Singleton(Rerun, executions=executions, clock=clock, ids=ids, hold=hold)
 
     hub = providers.Singleton(
         Hub,
@@ -202,6 +240,7 @@ class Container(containers.DeclarativeContainer):
         pause=pause,
         settle=settle,
         rerun=rerun,
+        hold=hold,
         dispatcher=dispatcher,
         feed=feed,
         catalogue=catalogue,
@@ -219,7 +258,7 @@ class Container(containers.DeclarativeContainer):
 async def running(container: Container, *, recover: bool = True) -> AsyncIterator[None]:
     """The engine, opened in order and closed again, on the running loop; nothing listens yet.
 
-    ``recover``: go on with what the last process left unfinished.
+    ``recover``: go on with what the last process left unfinished, and forget what is too old.
     """
     async with contextlib.AsyncExitStack() as stack:
         database = container.database()
@@ -237,11 +276,24 @@ async def running(container: Container, *, recover: bool = True) -> AsyncIterato
         stack.callback(feed.close)
         dispatcher.open(runner, executions, container.clock())
         stack.push_async_callback(dispatcher.stop)
+        await container.hold().open()
         if recover:
             taken_up = await container.recovery()()
             if taken_up:
                 log.info("going on with %d unfinished executions", taken_up)
+            await stack.enter_async_context(_beside(container.retention().run()))
         yield
+
+
+@contextlib.asynccontextmanager
+async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Do the work on the side, until the end of the block."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def web_app(container: Container) -> Guard:
@@ -268,10 +320,14 @@ def web_app(container: Container) -> Guard:
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """http: a URL. grpc: host and port; empty where gRPC isn't served."""
+    """http: a URL. grpc: host and port; empty where gRPC isn't served.
+
+    held_at: since when the engine that is to be found there has been held, if it is.
+    """
 
     http: str
     grpc: str
+    held_at: datetime | None
 
 
 class _HttpServer(uvicorn.Server):
@@ -341,13 +397,15 @@ async def serve(
     recover: bool = True,
     grpc: bool = True,
     owner_key: str = "",
+    watch: bool = False,
 ) -> int:
     """Serve until ``stop`` is set; how many handlers didn't end in time.
 
     ``owner_key``: written into the lock file, for commands of the same user to show.
+    ``watch``: for cards on this machine, as ``rushes detect`` would.
 
-    Raises ``Unavailable`` if the database is held by another server, or an address
-    can't be had; ``InvalidInput`` for settings that make no sense together.
+    Raises ``Unavailable`` if the database is held by another server, an address can't be
+    had, or another detector is at work; ``InvalidInput`` for settings that make no sense together.
     """
     container = Container(settings=settings)
     container.owner_key.override(providers.Object(owner_key))
@@ -357,14 +415,23 @@ async def serve(
     try:
         with _listen(settings.host, settings.port) as listener:
             container.catalogue()  # what is wrong with a pipeline is said before anything runs
+            address = _address(settings.host, listener.getsockname()[1])
             async with contextlib.AsyncExitStack() as stack:
+                detector = None
+                if watch:
+                    own = detecting(
+                        settings, url=f"ws://{address}/ws", database=database.path, say=log.info
+                    )
+                    detector = stack.enter_context(own)
                 await stack.enter_async_context(running(container, recover=recover))
                 grpc_address = (
                     await stack.enter_async_context(_serving_grpc(container)) if grpc else ""
                 )
                 await stack.enter_async_context(_serving_http(container, listener))
-                address = _address(settings.host, listener.getsockname()[1])
-                addresses = Addresses(f"http://{address}", grpc_address)
+                held_at = container.hold().held_at
+                addresses = Addresses(f"http://{address}", grpc_address, held_at)
+                if detector is not None:
+                    await stack.enter_async_context(_beside(_watched(detector)))
                 lock.announce(addresses.http, addresses.grpc, owner_key)
                 ready(addresses)
                 await stop.wait()
@@ -373,9 +440,18 @@ async def serve(
         lock.release()
 
 
+async def _watched(detector: Detector) -> None:
+    try:
+        await detector.run()
+    except Exception:
+        log.exception("the detector has broken down: cards are not noticed any more")
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Named, so that asyncio sees TCP and sets TCP_NODELAY: an answer that follows two events
+    # would otherwise wait 40 ms for the other side's acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
@@ -400,7 +476,7 @@ def serve_until_signalled(settings: Settings, ready: Callable[[Addresses], None]
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        if await serve(settings, stop=stop, ready=ready):
+        if await serve(settings, stop=stop, ready=ready, watch=settings.watch):
             _end_now(0)
 
     asyncio.run(run())
@@ -575,11 +651,44 @@ def _serve(settings: Settings, say: Callable[[str], None]) -> None:
     def ready(addresses: Addresses) -> None:
         say(f"HTTP and WebSocket on {addresses.http}")
         say(f"gRPC on {addresses.grpc}")
+        if addresses.held_at is not None:
+            say(f"Paused since {timestamp(addresses.held_at)}: rushes engine resume lets it go on")
 
     # What importing has made stays. Were the collector to go through it again and again, a
     # fifth of the engine's time would go there (docs/performance.md).
     gc.freeze()
     serve_until_signalled(settings, ready)
+
+
+def _detect(settings: Settings, once: bool, say: Callable[[str], None]) -> bool:
+    """``rushes detect``: until SIGINT or SIGTERM, or just ``once``."""
+    url = settings.server
+    if not url:
+        if settings.port == 0:
+            raise InvalidInput("which server? --server URL says it", field="RUSHES_SERVER")
+        url = f"ws://{_address(settings.host, settings.port)}/ws"
+    database = Database(settings.database_url).path
+
+    async def run() -> bool:
+        with detecting(settings, url=url, database=database, say=say) as detector:
+            if once:
+                return await detector.once()
+            working = asyncio.create_task(detector.run())
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, working.cancel)
+            with contextlib.suppress(asyncio.CancelledError):
+                await working
+            return True
+
+    return asyncio.run(run())
+
+
+def _eject(settings: Settings, path: str) -> str:
+    """``rushes eject``"""
+    places = card_places(settings, Database(settings.database_url).path)
+    with contextlib.closing(mount_table(places)) as table:
+        return eject(table, path, places)
 
 
 def main() -> None:
@@ -591,7 +700,9 @@ def main() -> None:
         attachments.append(Attachment(settings, recover=recover))
         return attachments[-1]
 
-    factories = Factories(load_settings=_load_settings, attach=attach, serve=_serve)
+    factories = Factories(
+        load_settings=_load_settings, attach=attach, serve=_serve, detect=_detect, eject=_eject
+    )
     try:
         commands(factories)
     except SystemExit as end:

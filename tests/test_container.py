@@ -11,6 +11,7 @@ from dependency_injector import providers
 from adapters.settings import Settings
 from application.authoring import Pipeline, StepContext, step
 from application.catalogue import Catalogue
+from application.ports import Query
 from bootstrap import Container, load_pipeline, running
 from domain.errors import InvalidInput, Unavailable
 
@@ -53,6 +54,33 @@ async def test_nothing_is_served_after_the_end(tmp_path: Path) -> None:
         await trigger("sd_ingest", {"sd_path": str(tmp_path / "A")})
 
 
+class Endless:
+    """A retention that notes when it is run and when it is ended."""
+
+    def __init__(self) -> None:
+        self.states: list[str] = []
+
+    async def run(self) -> None:
+        self.states.append("runs")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.states.append("ended")
+
+
+@pytest.mark.parametrize("recover", [True, False])
+async def test_what_is_too_old_is_forgotten_for_as_long_as_the_engine_runs(
+    tmp_path: Path, recover: bool
+) -> None:
+    """Not by who only looks at what there is."""
+    container, retention = Container(settings=settings(tmp_path)), Endless()
+    container.retention.override(providers.Object(retention))
+    async with running(container, recover=recover):
+        await container.status().list(Query())
+        assert retention.states == (["runs"] if recover else [])
+    assert retention.states == (["runs", "ended"] if recover else [])
+
+
 def test_the_built_in_pipeline_is_as_the_specification_has_it(tmp_path: Path) -> None:
     container = Container(settings=settings(tmp_path))
     definition = container.catalogue().get("sd_ingest").definition
@@ -93,3 +121,12 @@ def test_settings_that_make_no_sense_together_are_refused(
 ) -> None:
     with pytest.raises(Exception, match=says):
         Container(settings=settings(tmp_path, **flags)).catalogue()
+
+
+@pytest.mark.parametrize("after_s", ["0", "-1", "nan", "inf", "3601", "soon"])
+def test_a_bound_for_handlers_that_don_t_end_is_a_positive_number_of_seconds(
+    tmp_path: Path, after_s: str
+) -> None:
+    with pytest.raises(InvalidInput, match=r"no number of seconds from 0\.1 to 3600"):
+        settings(tmp_path, abandon_after_s=after_s)
+    assert settings(tmp_path).abandon_after_s == 300

@@ -10,8 +10,9 @@ import ipaddress
 import os
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,6 +37,13 @@ class Settings:
     pools: how many steps may run at once in each pool.
     origins: web pages elsewhere (``http://localhost:5173``) that may use the server.
     stop_grace_s: how long running handlers have to come to an end when Rushes stops.
+    abandon_after_s: how long a handler keeps its slot that doesn't end when it is told to.
+    keep_days: how long an execution is kept after its last change; 0: for ever.
+    server: whom a detector tells of cards, as a URL; empty: the one at host and port.
+    watch: whether the server watches for cards itself.
+    watch_roots: folders strictly below which a detector takes every mount for a card.
+    verify_roots: folders at or below which footage may be verified and repaired, beside the
+        library; what lies below the card roots may be verified, and is never written to.
     """
 
     host: str
@@ -49,11 +57,12 @@ class Settings:
     pools: Mapping[str, int]
     origins: tuple[str, ...]
     stop_grace_s: float
-
-    @property
-    def slots(self) -> int:
-        """How many steps may run at once, in all pools together."""
-        return sum(self.pools.values())
+    abandon_after_s: float
+    keep_days: float
+    server: str
+    watch: bool
+    watch_roots: tuple[str, ...]
+    verify_roots: tuple[str, ...]
 
     @classmethod
     def load(
@@ -132,6 +141,10 @@ def _default(name: str) -> str:
             return "/Volumes" if sys.platform == "darwin" else "/media:/run/media:/mnt"
         case "stop_grace_s":
             return "10"
+        case "abandon_after_s":
+            return "300"
+        case "keep_days":
+            return "90"
         case "card_pipeline":
             return "sd_ingest"
         case _:
@@ -168,13 +181,39 @@ def _library(text: str) -> Path:
 
 
 def _card_roots(text: str) -> tuple[str, ...]:
-    roots = tuple(os.path.normpath(part) for part in text.split(os.pathsep) if part)
-    for root in roots:
-        if not os.path.isabs(root):
-            raise ValueError(f"{root!r} must be an absolute path")
+    roots = _folders(text)
     if not roots:
         raise ValueError("at least one folder is needed, or no card can ever be announced")
     return roots
+
+
+def _folders(text: str) -> tuple[str, ...]:
+    folders = tuple(os.path.normpath(part) for part in text.split(os.pathsep) if part)
+    for folder in folders:
+        if not os.path.isabs(folder):
+            raise ValueError(f"{folder!r} must be an absolute path")
+    return folders
+
+
+def _server(text: str) -> str:
+    """The address of its WebSocket."""
+    if not text:
+        return ""
+    parts = urlsplit(text)
+    scheme = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}.get(parts.scheme)
+    place = parts.path.rstrip("/")
+    here = parts.hostname and parts.port != 0
+    if scheme is None or not here or place not in ("", "/ws") or parts.query:
+        raise ValueError(f"{text!r} must look like http://127.0.0.1:8000")
+    return f"{scheme}://{parts.netloc}/ws"
+
+
+def _yes_or_no(text: str) -> bool:
+    if text.lower() in ("yes", "true", "on", "1"):
+        return True
+    if text.lower() in ("no", "false", "off", "0", ""):
+        return False
+    raise ValueError(f"{text!r} is neither yes nor no")
 
 
 def _pipelines(text: str) -> tuple[str, ...]:
@@ -205,21 +244,31 @@ def _origins(text: str) -> tuple[str, ...]:
     return origins
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: str, least: float = 0.0) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds <= 3_600:
-        raise ValueError(f"{text!r} is no number of seconds from 0 to 3600")
+    if not least <= seconds <= 3_600:
+        raise ValueError(f"{text!r} is no number of seconds from {least:g} to 3600")
     return seconds
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1.0
+    if not 0 <= days <= 36_500:
+        raise ValueError(f"{text!r} is no number of days from 0 (for ever) to 36500")
+    return days
 
 
 def _word(text: str) -> str:
     return text
 
 
-_PARSERS = {
+_PARSERS: Mapping[str, Callable[[str], object]] = {
     "host": _host,
     "port": _port,
     "grpc_port": _port,
@@ -231,4 +280,10 @@ _PARSERS = {
     "pools": _pools,
     "origins": _origins,
     "stop_grace_s": _seconds,
+    "abandon_after_s": partial(_seconds, least=0.1),
+    "keep_days": _days,
+    "server": _server,
+    "watch": _yes_or_no,
+    "watch_roots": _folders,
+    "verify_roots": _folders,
 }

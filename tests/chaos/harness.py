@@ -1,7 +1,9 @@
 """Kills a real server again and again, with executions of all shapes in flight.
 
 Three sides that know nothing of each other: ``Work`` hands in cards and executions,
-and insists until it is answered; ``Listener`` follows the WebSocket and comes back with
+insists until it is answered, and meanwhile does to them what people and services do:
+retry, skip, complete by hand, cancel, pause, resume, run again, report from outside;
+``Listener`` follows the WebSocket and comes back with
 the last id that it has seen; ``Killer`` kills, at any instant or, by a failpoint, right
 before or after a commit. Then everything is let finish, and ``wrong`` looks at the
 database, the marks that handlers left, the library, and what the listener saw.
@@ -23,14 +25,27 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import grpc
 import httpx2
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
+from adapters.rpc.pb import pipeline_pb2 as pb
+from adapters.rpc.pb.pipeline_pb2_grpc import PipelineServiceStub
 from tests.cards import files_below, gopro_card
+from tests.chaos.pipelines import CLIPS
 from tests.e2e.server import DEADLINE_S, PIPELINES, Server
 
-OWN = ",".join(f"tests.chaos.pipelines:{name}" for name in ("diamond", "chain", "gate"))
+KINDS = ("card", "card", "diamond", "chain", "gate", "family", "family", "outside")
+"""What is handed in, some of it more often."""
+
+OWN = ",".join(f"tests.chaos.pipelines:{kind}" for kind in sorted(set(KINDS) - {"card"}))
+
+DEEDS = {"put right": 5, "answer": 5, "resume": 5, "pause": 5, "run again": 4, "cancel": 3}
+"""What is done to executions under way, and how often."""
+
+GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED)
+"""What a client of a server that has just been killed may see."""
 
 IN_FLIGHT = 10
 """Executions under way at a time: as many as make every kill hit something."""
@@ -40,14 +55,46 @@ ENDED = ("completed", "failed", "cancelled")
 
 @dataclass
 class Handed:
-    """What was handed in. folder: the card's, for a card."""
+    """What was handed in. footage: the card's files, for a card."""
 
     kind: str
     message_id: str
     body: dict[str, Any]
     footage: dict[str, bytes] | None = None
-    gate: Path | None = None
     execution_id: str = ""
+
+
+BECOMES = {
+    "step_spawned": "pending",
+    "step_started": "running",
+    "step_completed": "completed",
+    "step_failed": "failed",
+    "step_retrying": "pending",
+    "step_skipped": "skipped",
+}
+"""What a step is once that has been said of it."""
+
+
+@dataclass
+class Told:
+    """A step, as the log tells it. kept: an earlier execution has done it for this one."""
+
+    status: str = "pending"
+    attempt: int = 0
+    kept: bool = False
+
+
+@dataclass
+class Asked:
+    """What was asked for, and may have been done even where nobody was told.
+
+    cancels: uuids, and whether the answer said so. by_hand: uuid and key of steps.
+    reruns: how many were asked for, and how many of these were answered.
+    """
+
+    cancels: dict[str, bool] = field(default_factory=dict)
+    by_hand: set[tuple[str, str]] = field(default_factory=set)
+    reruns: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -58,7 +105,7 @@ class Report:
     facts: int = 0
     reconnects: int = 0
     takeovers: int = 0
-    retries: int = 0
+    deeds: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     wrong: list[str] = field(default_factory=list)
 
@@ -66,8 +113,8 @@ class Report:
         lines = [
             f"{self.kills} kills ({_counted(self.by_kind)}) in {self.seconds:.0f} s",
             f"{sum(self.executions.values())} executions ({_counted(self.executions)}), "
-            f"{self.facts} facts, {self.takeovers} attempts lost and taken over, "
-            f"{self.retries} retries by a person",
+            f"{self.facts} facts, {self.takeovers} attempts lost and taken over",
+            f"answered meanwhile: {_counted(self.deeds)}",
             f"the listener connected {self.reconnects} times",
             *(f"WRONG: {each}" for each in self.wrong),
         ]
@@ -140,6 +187,7 @@ class Chaos:
         self._marks = place / "marks"
         self._listener = Listener(self._server)
         self._handed: list[Handed] = []
+        self._asked = Asked()
         self._report = Report()
         self._number = 0
 
@@ -219,14 +267,17 @@ class Chaos:
             open_ones = [each for each in self._handed if not each.execution_id]
             if open_ones:
                 self._hand_in(open_ones[0])
-            elif len(self._under_way()) < IN_FLIGHT:
+                return
+            under_way = self._under_way()
+            if len(under_way) < IN_FLIGHT:
                 self._handed.append(self._new())
-            else:
-                self._put_right(opening=self._random.random() < 0.5)
+            if under_way:
+                (deed,) = self._random.choices(list(DEEDS), list(DEEDS.values()))
+                self._do(deed, under_way)
 
     def _new(self) -> Handed:
         self._number += 1
-        kind = self._random.choice(("card", "card", "diamond", "chain", "gate"))
+        kind = self._random.choice(KINDS)
         name = f"{kind}{self._number}"
         message_id = f"chaos {name}"
         if kind == "card":
@@ -244,7 +295,7 @@ class Chaos:
             "pipeline_type": f"chaos_{kind}",
             "data": {"marks": str(self._marks), "gate": str(gate)},
         }
-        return Handed(kind, message_id, body, gate=gate if kind == "gate" else None)
+        return Handed(kind, message_id, body)
 
     def _hand_in(self, handed: Handed) -> None:
         response = self._server.request(
@@ -258,21 +309,110 @@ class Chaos:
 
     def _under_way(self) -> list[Any]:
         found = []
-        for status in ("running", "failed"):
+        for status in ("pending", "running", "failed"):
             found += self._server.get("/api/pipeline", status=status, limit=200)["executions"]
         return found
 
-    def _put_right(self, *, opening: bool) -> None:
-        gates = {each.execution_id: each.gate for each in self._handed}
-        for execution in self._server.get("/api/pipeline", status="failed", limit=200)[
-            "executions"
-        ]:
-            execution_id = execution["execution_id"]
-            gate = gates.get(execution_id)
-            if gate is not None and opening:
-                gate.touch()
-            response = self._server.request("POST", f"/api/pipeline/{execution_id}/retry")
-            self._report.retries += response.status_code == 202
+    # -- what people and services do meanwhile ---------------------------------------
+
+    def _do(self, deed: str, under_way: list[Any]) -> None:
+        one = self._random.choice(under_way)
+        if deed == "put right":
+            for execution in under_way:
+                self._put_right(execution, opening=self._random.random() < 0.5)
+        elif deed == "answer":
+            for execution in under_way:
+                self._answer(execution)
+        elif deed == "run again":
+            self._run_again()
+        elif deed == "resume":
+            self._resume(under_way)
+        elif one["pipeline_type"].startswith("chaos_") and one["status"] == "running":
+            # A card's copy is left alone: nobody clears up after one that is cancelled.
+            if deed == "cancel":
+                self._asked.cancels[one["execution_id"]] = False
+                self._asked.cancels[one["execution_id"]] = self._post(one, deed)
+            else:
+                self._post(one, deed)
+
+    def _post(self, execution: Any, verb: str, **more: Any) -> bool:
+        """Whether it was done; a refusal is one, that the server dies of it is another."""
+        path = f"/api/pipeline/{execution['execution_id']}/{verb}"
+        response = self._server.request("POST", path, **more)
+        done: bool = response.is_success
+        self._report.deeds[verb.rpartition("/")[2]] += done
+        if not done and response.status_code not in (409, 503):
+            self._report.wrong.append(f"{path}: {response.status_code} {response.text}")
+        return done
+
+    def _put_right(self, execution: Any, *, opening: bool) -> None:
+        if execution["status"] != "failed":
+            return
+        if execution["pipeline_type"] != "chaos_gate" or not opening:
+            self._post(execution, "retry")
+            return
+        how = self._random.choice(("open", "skip", "complete"))
+        if how == "open":
+            Path(execution["execution_data"]["gate"]).touch()
+            self._post(execution, "retry")
+            return
+        self._asked.by_hand.add((execution["execution_id"], "open_gate"))
+        more = {"json": {"output": {"opened": "by hand"}}} if how == "complete" else {}
+        self._post(execution, f"steps/open_gate/{how}", **more)
+
+    def _resume(self, under_way: list[Any]) -> None:
+        for execution in under_way:
+            if execution["paused_at"] is not None and execution["status"] != "failed":
+                self._post(execution, "resume")
+
+    def _answer(self, execution: Any) -> None:
+        """The service outside: it fails now and then, says all twice, and comes too late."""
+        for key in execution["waits_for"]:
+            step = next(each for each in execution["steps"] if each["step_key"] == key)
+            attempt = step["attempt"]
+            report = (
+                {"failed": pb.StepFailed(error=f"no answer at {attempt}")}
+                if self._random.random() < 0.3
+                else {"completed": pb.StepCompleted(output={"answered": attempt})}
+            )
+            with contextlib.suppress(grpc.RpcError):
+                self._advance(execution, key, attempt, report)
+                self._report.deeds["report from outside"] += 1
+                self._advance(execution, key, attempt, report)
+                late = {"completed": pb.StepCompleted(output={"answered": "too late"})}
+                try:
+                    self._advance(execution, key, attempt, late)
+                except grpc.RpcError as error:
+                    if error.code() is not grpc.StatusCode.ABORTED:
+                        raise
+                    self._report.deeds["late report refused"] += 1
+                else:
+                    self._report.wrong.append(f"{execution}: a second outcome is believed")
+
+    def _advance(self, execution: Any, key: str, attempt: int, report: dict[str, Any]) -> None:
+        request = pb.AdvanceStepRequest(
+            execution_id=execution["execution_id"], step_key=key, attempt=attempt, **report
+        )
+        with grpc.insecure_channel(self._server.grpc) as channel:
+            try:
+                PipelineServiceStub(channel).AdvanceStep(request, timeout=DEADLINE_S)
+            except grpc.RpcError as error:
+                if error.code() not in (*GONE, grpc.StatusCode.ABORTED):
+                    self._report.wrong.append(f"{request}: {error}")
+                raise
+
+    def _run_again(self) -> None:
+        """Nobody can ask for that twice: where no answer comes, it may have been done."""
+        if self._asked.reruns["asked"] >= self._kills:
+            return
+        handed = self._random.choice([each for each in self._handed if each.execution_id])
+        execution = self._server.get(f"/api/pipeline/{handed.execution_id}")
+        if handed.kind != "card" and execution["status"] in ("completed", "cancelled"):
+            key = self._random.choice(execution["steps"])["step_key"]
+            self._asked.reruns["asked"] += 1
+            self._asked.reruns["answered"] += self._post(
+                execution, "rerun", json={"from_step": key}
+            )
 
     def _finish(self) -> None:
         """Nothing is killed any more: everything comes to its end."""
@@ -280,11 +420,14 @@ class Chaos:
         while any(not each.execution_id for each in self._handed):
             assert time.monotonic() < deadline, "somebody is never answered"
             self._hand_in(next(each for each in self._handed if not each.execution_id))
-        while self._under_way():
+        while under_way := self._under_way():
             if time.monotonic() > deadline:
-                self._report.wrong.append(f"never ended: {self._under_way()}")
+                self._report.wrong.append(f"never ended: {under_way}")
                 return
-            self._put_right(opening=True)
+            self._resume(under_way)
+            for execution in under_way:
+                self._put_right(execution, opening=True)
+                self._answer(execution)
             time.sleep(0.05)
         last = self._last_fact()
         while self._listener.last < last and time.monotonic() < deadline:
@@ -310,52 +453,94 @@ class Chaos:
         executions = self._read("SELECT * FROM pipeline_execution")
         for each in executions:
             self._report.executions[each["pipeline_type"]] += 1
-            if each["status"] != "completed":
+            cancelled = self._asked.cancels.get(each["uuid"])
+            # Asked for, and not answered: either is right.
+            right = {True: ("cancelled",), False: ENDED, None: ("completed",)}[cancelled]
+            if each["status"] not in right:
                 wrong.append(f"execution {each['id']} is {each['status']}: {each['error_message']}")
-        twice = Counter(each["message_id"] for each in executions)
+        twice = Counter(each["message_id"] for each in executions if each["message_id"])
         wrong += [f"{message_id} made {n} executions" for message_id, n in twice.items() if n > 1]
-        if len(executions) != len(self._handed):
-            wrong.append(f"{len(self._handed)} were handed in, {len(executions)} are there")
+        first = [each for each in executions if each["rerun_of"] is None]
+        if len(first) != len(self._handed):
+            wrong.append(f"{len(self._handed)} were handed in, {len(first)} are there")
+        again, reruns = len(executions) - len(first), self._asked.reruns
+        if not reruns["answered"] <= again <= reruns["asked"]:
+            wrong.append(f"{again} were run again, of {reruns}")
+        self._look_at_families(executions)
         self._look_at_facts()
         self._look_at_the_listener()
         self._look_at_marks()
         self._look_at_the_library()
 
+    def _look_at_families(self, executions: list[Any]) -> None:
+        """Every member is there once, whoever was killed while spawning it."""
+        members = sorted(f"{name}:{clip}" for name in ("clip", "frame") for clip in CLIPS)
+        for each in executions:
+            if each["pipeline_type"] != "chaos_family" or each["status"] != "completed":
+                continue
+            data, rows = (
+                json.loads(each["execution_data"]),
+                self._read(f"SELECT * FROM pipeline_step WHERE execution_id = {each['id']:d}"),
+            )
+            keys = sorted(row["step_key"] for row in rows if ":" in row["step_key"])
+            if keys != members or (data["clips"], data["frames"]) != (list(CLIPS), list(CLIPS)):
+                self._report.wrong.append(f"execution {each['id']} has {keys} and {data}")
+            if "poster" not in each["warnings"]:
+                self._report.wrong.append(f"execution {each['id']} warns of {each['warnings']}")
+
     def _look_at_facts(self) -> None:
         """No completed step ran again, attempts only rise, and the log says what is stored."""
         wrong = self._report.wrong
-        attempts: dict[tuple[int, str], int] = {}
-        completed: dict[tuple[int, str], int] = {}
-        failed: Counter[int] = Counter()
+        told: dict[tuple[int, str], Told] = {}
+        of_execution: dict[int, Counter[str]] = {}
         ids = []
         for row in self._read("SELECT * FROM pipeline_event ORDER BY id"):
             ids.append(row["id"])
-            data = json.loads(row["data"])
-            key = (row["execution_id"], row["step_key"])
-            if row["type"] == "pipeline:step_started":
-                if key in completed:
-                    wrong.append(f"#{row['id']}: {key} starts again after it completed")
-                if data["attempt"] <= attempts.get(key, 0):
-                    wrong.append(f"#{row['id']}: {key} starts with {data['attempt']} again")
-                attempts[key] = data["attempt"]
-            elif row["type"] == "pipeline:step_completed":
-                if key in completed:
-                    wrong.append(f"#{row['id']}: {key} completed twice")
-                completed[key] = data["attempt"]
-            elif row["type"] == "pipeline:failed":
-                failed[row["execution_id"]] += 1
-            elif row["type"] == "pipeline:retried":
-                failed[row["execution_id"]] -= 1
+            data, what = json.loads(row["data"]), row["type"].removeprefix("pipeline:")
+            facts = of_execution.setdefault(row["execution_id"], Counter())
+            if facts["cancelled"]:
+                wrong.append(f"#{row['id']}: {what} after execution {row['execution_id']}'s cancel")
+            facts[what] += 1
+            if row["step_key"] is None:
+                for key in data.get("kept", ()):
+                    told[row["execution_id"], key] = Told("completed", kept=True)
+                for key in (*data.get("reopened", ()), *data.get("cancelled", ())):
+                    step = told.setdefault((row["execution_id"], key), Told())
+                    if step.status == "completed":
+                        wrong.append(f"#{row['id']}: {what} {key}, which has completed")
+                    step.status = "pending" if what == "retried" else "cancelled"
+                continue
+            step = told.setdefault((row["execution_id"], row["step_key"]), Told())
+            where = f"#{row['id']}: {row['step_key']} of execution {row['execution_id']}"
+            if step.status in ("completed", "cancelled"):
+                wrong.append(f"{where} {what} after it was {step.status}")
+            if what == "step_started":
+                if facts["paused"] > facts["resumed"]:
+                    wrong.append(f"{where} starts while its execution is paused")
+                if facts["failed"] > facts["retried"]:
+                    wrong.append(f"{where} starts after its execution failed")
+                if data["attempt"] <= step.attempt:
+                    wrong.append(f"{where} starts with {data['attempt']} again")
+                step.attempt = data["attempt"]
+            elif what not in ("step_spawned", "step_skipped") and data["attempt"] != step.attempt:
+                wrong.append(f"{where} {what} at {data['attempt']}, and {step.attempt} runs")
+            step.status = BECOMES[what]
         self._report.facts = len(ids)
         if ids != sorted(set(ids)):
             wrong.append("ids don't strictly rise")
-        wrong += [f"execution {each} failed {n} times more than retried"
-                  for each, n in failed.items() if n]  # fmt: skip
+        for each, facts in of_execution.items():
+            if facts["failed"] != facts["retried"] or facts["completed"] + facts["cancelled"] != 1:
+                wrong.append(f"execution {each} was told {facts}")
         for row in self._read("SELECT * FROM pipeline_step"):
-            key = (row["execution_id"], row["step_key"])
+            step = told.get((row["execution_id"], row["step_key"]), Told())
             self._report.takeovers += row["takeovers"]
-            if row["status"] != "completed" or completed.get(key) != row["attempt"]:
-                wrong.append(f"{key} is {row['status']} at {row['attempt']}, told {completed}")
+            if step.kept:
+                continue
+            if (row["status"], row["attempt"]) != (step.status, step.attempt):
+                wrong.append(f"{dict(row)}: the facts say {step}")
+            optional = row["step_key"] in ("poster", "gallery") or row["waived"]
+            if row["status"] in ("failed", "skipped") and not optional:
+                wrong.append(f"{dict(row)}, and it is required")
 
     def _look_at_the_listener(self) -> None:
         wrong, seen = self._report.wrong, self._listener.seen
@@ -372,21 +557,28 @@ class Chaos:
     def _look_at_marks(self) -> None:
         """What handlers did: nothing begins after the attempt that completed."""
         wrong = self._report.wrong
-        completed = {
-            (row["uuid"], row["step_key"]): row["attempt"]
+        steps = {
+            (row["uuid"], row["step_key"]): row
             for row in self._read(
-                "SELECT uuid, step_key, attempt FROM pipeline_step "
+                "SELECT pipeline_step.*, uuid, pipeline_type, rerun_of FROM pipeline_step "
                 "JOIN pipeline_execution ON pipeline_execution.id = execution_id"
             )
         }
         for mark in self._marks.glob("*/*"):
             key, attempt, _ = mark.name.rsplit(".", 2)
-            if int(attempt) > completed[mark.parent.name, key]:
-                wrong.append(f"{mark} was begun after its step had completed")
-        for (uuid, key), attempt in completed.items():
-            folder = self._marks / uuid
-            if folder.exists() and not (folder / f"{key}.{attempt}.end").exists():
-                wrong.append(f"{uuid} {key}: completed, and attempt {attempt} never ended")
+            if int(attempt) > steps[mark.parent.name, key]["attempt"]:
+                wrong.append(f"{mark}: no such attempt was ever started")
+        for (uuid, key), row in steps.items():
+            marks = [each.name for each in (self._marks / uuid).glob(f"{key}.*")]
+            elsewhere = (
+                row["pipeline_type"] == "sd_ingest"
+                or key == "answer"
+                or (uuid, key) in self._asked.by_hand
+                or (row["rerun_of"] is not None and not marks)
+            )
+            ended = f"{key}.{row['attempt']}.end" in marks
+            if row["status"] == "completed" and not (ended or elsewhere):
+                wrong.append(f"{uuid} {key}: completed, and left only {marks}")
 
     def _look_at_the_library(self) -> None:
         wrong = self._report.wrong

@@ -149,6 +149,7 @@ def deaf_thread(context: StepContext) -> None:
 
 
 stubborn = Pipeline("stubborn", [deaf, deaf_thread])
+stuck = Pipeline("stuck", [deaf_thread])
 stubborn_card = Pipeline("stubborn_card", [deaf_thread], card=True)
 
 slow = Pipeline("slow", [too_slow_async, too_slow])

@@ -31,6 +31,7 @@ PIPELINES = ",".join(
         "slow",
         "stubborn",
         "stubborn_card",
+        "stuck",
         "waiting",
         "words",
     )

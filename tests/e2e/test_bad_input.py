@@ -276,6 +276,9 @@ def test_names_that_are_no_text_arrive_as_they_are_and_are_shown_escaped(
         "\\x1b[31mred.MP4",
         "ümläut ✓.MP4",
     }
+    assert all(each["kind"] == "media" and each["clip"] == each["path"] for each in listed)
+    noted = {each["path"] for each in listed if each["problem"].startswith("its name is no UTF-8")}
+    assert noted == {"DCIM/100GOPRO/caf\\xe9.MP4"}
 
 
 def test_running_the_same_card_again_copies_only_what_is_new(server: Server, card: Path) -> None:

@@ -7,6 +7,8 @@ import os
 import sys
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -128,6 +130,54 @@ def ingest(
 
 
 @rushes.command()
+@click.argument("folder", type=click.Path())
+@click.option(
+    "--repair-from",
+    help="Another copy of FOLDER, to take damaged and missing files from.",
+    metavar="OTHER",
+    type=click.Path(),
+)
+@click.option(
+    "--write", is_flag=True, help="Add what was found to the manifests, as a new generation."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
+@click.pass_context
+def verify(
+    context: click.Context, folder: str, repair_from: str | None, write: bool, as_json: bool
+) -> int:
+    """Read FOLDER again, and compare every file with the folder's ASC MHL manifests.
+
+    FOLDER has a folder ascmhl in it, or folders below it have. Nothing is changed, unless
+    --repair-from or --write ask for it; a damaged file is put aside and kept. Exit code 1 if
+    anything listed is damaged or missing.
+    """
+    data: dict[str, Any] = {"folder": _folder(folder)}
+    if repair_from is not None:
+        data["repair_from"] = _folder(repair_from)
+    if write:
+        data["write"] = True
+    settings = _settings(context)
+    # The folders that a person names may be anywhere, on a server that this command starts.
+    named = (data["folder"], data.get("repair_from", data["folder"]))
+    settings = replace(settings, verify_roots=(*settings.verify_roots, *named))
+    with _factories(context).attach(settings, True) as attached:
+        client = Client(attached)
+        answer = client.post(
+            "/api/pipeline",
+            {
+                "pipeline_type": "verify_folder",
+                "message_id": f"cli:{uuid.uuid4()}",
+                "data": data,
+            },
+        )
+        execution_id = answer["execution_id"]
+        exit_code = _follow(client, attached, execution_id, as_json=as_json)
+        if exit_code != COMPLETED:
+            return exit_code
+        return COMPLETED if client.get(_path(execution_id))["execution_data"]["intact"] else FAILED
+
+
+@rushes.command()
 @click.option("--host", help="The address to listen on (RUSHES_HOST).")
 @click.option("--port", help="For HTTP and WebSocket (RUSHES_PORT); 0 picks a free one.")
 @click.option("--grpc-port", help="For gRPC (RUSHES_GRPC_PORT); 0 picks a free one.")
@@ -145,15 +195,68 @@ def ingest(
 @click.option(
     "--origins", help="Web pages that may use the server (RUSHES_ORIGINS).", metavar="URLS"
 )
+@click.option(
+    "--keep-days",
+    help="How long executions that are over are kept; 0: for ever (RUSHES_KEEP_DAYS).",
+    metavar="DAYS",
+)
+@click.option(
+    "--watch", is_flag=True, help="Watch for cards on this machine, as detect does (RUSHES_WATCH)."
+)
 @click.pass_context
-def serve(context: click.Context, /, **flags: str | None) -> None:
+def serve(context: click.Context, /, watch: bool, **flags: str | None) -> None:
     """Serve detectors, frontends and services until stopped.
 
     Prints a line per address once it is ready, and goes on with whatever the last
     run left unfinished.
     """
-    settings = _settings(context, **flags)
+    settings = _settings(context, watch="yes" if watch else None, **flags)
     _factories(context).serve(settings, click.echo)
+
+
+@rushes.command()
+@click.option("--server", help="The server to tell (RUSHES_SERVER).", metavar="URL")
+@click.option(
+    "--card-roots",
+    help="Folders below which cards are mounted (RUSHES_CARD_ROOTS).",
+    metavar="DIRS",
+)
+@click.option(
+    "--root",
+    "roots",
+    multiple=True,
+    help="A folder below which every mount is a card, whatever its file system "
+    "(RUSHES_WATCH_ROOTS).",
+    metavar="DIR",
+)
+@click.option("--once", is_flag=True, help="Announce the cards that are in now, and end.")
+@click.pass_context
+def detect(
+    context: click.Context,
+    server: str | None,
+    card_roots: str | None,
+    roots: tuple[str, ...],
+    once: bool,
+) -> int:
+    """Tell a server of the cards that are put in here, until stopped.
+
+    A server that can't be reached is told when it is back, also after a restart.
+    """
+    settings = _settings(
+        context,
+        server=server,
+        card_roots=card_roots,
+        watch_roots=os.pathsep.join(map(os.path.abspath, roots)) or None,
+    )
+    return COMPLETED if _factories(context).detect(settings, once, _say_when) else FAILED
+
+
+@rushes.command()
+@click.argument("card", type=click.Path())
+@click.pass_context
+def eject(context: click.Context, card: str) -> None:
+    """Unmount the card at CARD, so that it can be taken out."""
+    click.echo(f"{_factories(context).eject(_settings(context), card)} can be taken out.")
 
 
 @rushes.command(name="list")
@@ -261,6 +364,36 @@ def resume(context: click.Context, execution_id: str) -> None:
     _tell(context, f"{_path(execution_id)}/resume")
 
 
+@rushes.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.pass_context
+def engine(context: click.Context, as_json: bool) -> None:
+    """Show what the engine has to do, or pause and resume it as a whole."""
+    if context.invoked_subcommand is None:
+        with _looking(context) as attached:
+            found = Client(attached).get("/api/engine")
+        if as_json:
+            click.echo(_json(found))
+        else:
+            _show_engine(found)
+
+
+@engine.command(name="pause")
+@click.pass_context
+def pause_engine(context: click.Context) -> None:
+    """Let nothing more start, also after a restart; what runs goes on to its end."""
+    with _looking(context) as attached:
+        _show_engine(Client(attached).post("/api/engine/pause"))
+
+
+@engine.command(name="resume")
+@click.pass_context
+def resume_engine(context: click.Context) -> None:
+    """Let what has waited begin, and go on."""
+    with _looking(context) as attached:
+        _show_engine(Client(attached).post("/api/engine/resume"))
+
+
 @rushes.command()
 @click.argument("execution_id", metavar="ID")
 @click.argument("step_key", metavar="STEP")
@@ -335,6 +468,22 @@ def pipelines(
             click.echo(f"  {graph.title(step)}{'  ' if said else ''}{said}")
 
 
+def _folder(named: str) -> str:
+    """The real path of a folder that is there."""
+    path = os.path.realpath(named)
+    if not os.path.isdir(path):
+        what = "is no folder" if os.path.exists(path) else "is not there"
+        raise click.UsageError(f"{named!a} {what}")
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise click.UsageError(
+            f"{os.fsencode(path)!a}: the folder's own path must be valid UTF-8 "
+            "(names below it need not be)"
+        ) from None
+    return path
+
+
 def _tell(context: click.Context, path: str, body: Mapping[str, Any] | None = None) -> None:
     """Ask for a change, and say how the execution stands after it.
 
@@ -364,6 +513,9 @@ def _follow(
 ) -> int:
     """Show an execution's events until it has ended; the exit code that says how."""
     path = f"{_path(execution_id)}/events"
+    paused = _paused_since(client.get("/api/engine")["paused_at"])
+    if paused is not None:
+        click.echo(f"The engine is {paused}", err=True)
     try:
         with display(as_json=as_json) as shown:
             over = (
@@ -387,6 +539,13 @@ def _follow(
     return COMPLETED if execution["status"] == "completed" else FAILED
 
 
+def _say_when(line: str) -> None:
+    try:
+        click.echo(f"{datetime.now().astimezone():%H:%M:%S}  {line}")
+    except BrokenPipeError:
+        _fall_silent()  # nobody looks any more; cards are announced all the same
+
+
 def _fall_silent() -> None:
     """Whoever read our output has had enough of it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -395,6 +554,24 @@ def _fall_silent() -> None:
 def _has_ended(client: Client, execution_id: str) -> bool:
     """Events that are read from the log may be older than a retry."""
     return client.get(_path(execution_id))["status"] in ("completed", "failed", "cancelled")
+
+
+def _paused_since(paused_at: str | None) -> str | None:
+    if paused_at is None:
+        return None
+    return f"paused since {paused_at}: rushes engine resume lets it go on"
+
+
+def _show_engine(found: Mapping[str, Any]) -> None:
+    click.echo(f"The engine is {_paused_since(found['paused_at']) or 'not paused'}")
+    click.echo(f"{found['running']} steps running, {found['waiting']} waiting for a slot")
+    for name, what in (
+        ("overdue", "was told to end, and keeps its slot until it has"),
+        ("abandoned", "was told to end, and its slot went to others"),
+    ):
+        for each in found[name]:
+            who = f"{each['step_key']} of execution {each['execution']}, attempt {each['attempt']}"
+            click.echo(f"{name}: {who}, {what}")
 
 
 def _show(execution: Mapping[str, Any]) -> None:
@@ -409,6 +586,7 @@ def _show(execution: Mapping[str, Any]) -> None:
         ("job", execution["job_id"]),
         ("error", execution["error_message"]),
         ("paused", execution["paused_at"]),
+        ("engine", _paused_since(execution["engine_paused_at"])),
         ("waits for", ", ".join(execution["waits_for"]) or None),
         ("created", execution["created_at"]),
         ("completed", execution["completed_at"]),

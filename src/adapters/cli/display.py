@@ -238,6 +238,34 @@ def _files(count: object) -> str:
     return "1 file" if count == 1 else f"{count} files"
 
 
+def _verified(data: Mapping[str, Any]) -> list[str]:
+    """What ``verify_folder`` found, the worst last: that is what is still on the screen."""
+    lines = [f"Note: {note}" for note in data.get("notes", ())]
+    if data["unlisted_files"]:
+        named = data.get("unlisted", [])
+        more = data["unlisted_files"] - len(named)
+        lines.append(
+            f"{_files(data['unlisted_files'])} in no manifest: {', '.join(named)}"
+            + (f" and {more} more" if more else "")
+        )
+    lines.extend(f"Put aside: {path}" for path in data.get("put_aside", ()))
+    lines.extend(f"Written: {path}" for path in data.get("written", ()))
+    if data["repaired_files"]:
+        lines.append(f"{_files(data['repaired_files'])} repaired")
+    findings = data.get("findings", [])
+    lines.extend(
+        f"{found['finding'].upper()}: {found['path']}"
+        + (f": {found['detail']}" if found["detail"] else "")
+        for found in findings
+    )
+    if data["bad_files"] > len(findings):
+        lines.append(f"and {data['bad_files'] - len(findings)} more")
+    checked = f"{data['good_files']} of {_files(data['listed_files'])} are as the manifests say"
+    if data["intact"]:
+        return [*lines, f"INTACT: {checked} ({size(data['checked_bytes'])} read)"]
+    return [*lines, f"NOT INTACT: {checked}"]
+
+
 def summary(execution: Mapping[str, Any]) -> list[str]:
     """What became of an execution, in a few lines; the first says how it ended."""
     uuid, data = execution["execution_id"], execution["execution_data"]
@@ -261,6 +289,8 @@ def summary(execution: Mapping[str, Any]) -> list[str]:
             lines.append(f"Note: {data['library_note']}")
         for kind, count in (data.get("left_out") or {}).items():
             lines.append(f"{count} left on the card: {kind}")
+    if "intact" in data:
+        lines.extend(_verified(data))
     if "note" in data:
         lines.append(f"Note: {data['note']}")
     lines.extend(f"Warning: {warning}" for warning in execution["warnings"])

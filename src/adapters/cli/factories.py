@@ -37,8 +37,13 @@ class Factories:
     """attach: ``(settings, recover)``; an own server goes on with unfinished work if ``recover``.
 
     serve: ``(settings, say)`` serves until a signal; ``say`` is given a line per address.
+    detect: ``(settings, once, say)`` tells a server of cards, until a signal or just once;
+        whether all went well. ``say`` is given a line per thing that happens.
+    eject: ``(settings, path)`` unmounts a card; its path, to be shown.
     """
 
     load_settings: Callable[[Mapping[str, str | None], Path | None], Settings]
     attach: Callable[[Settings, bool], AbstractContextManager[Attached]]
     serve: Callable[[Settings, Callable[[str], None]], None]
+    detect: Callable[[Settings, bool, Callable[[str], None]], bool]
+    eject: Callable[[Settings, str], str]
