@@ -9,10 +9,10 @@ more, so that whoever waits is overtaken a bounded number of times.
 When something is given back it is reserved at once for whoever is the first that it
 helps. So what is free is free for everybody: nobody who waits could use it.
 
-A step may hold several claims at a time: a handler that ignored the end of its time
-keeps its own while the next attempt has to wait for another. In the end it is
-*abandoned*: others get its slot, which is only a number, but not its room in the key
-limits, since its hands are still on the reader.
+Each attempt has a claim of its own: a handler that ignored the end of its time keeps
+that while the next attempt of its step has to wait for another, and what they claim may
+differ. In the end it is *abandoned*: others get its slot, which is only a number, but
+not its room in the key limits, since its hands are still on the reader.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-StepId = tuple[int, str]
-"""The execution's id and the step's key."""
+AttemptId = tuple[int, str, int]
+"""The execution's id, the step's key and the attempt's number (``AttemptRef`` is one)."""
 
 PLACES = 100
 """By how many places one step of priority moves a claim forward."""
@@ -59,13 +59,14 @@ class Pools:
         self._free = dict(sizes)
         self._may_abandon = {name: size * ABANDONED_PER_SLOT for name, size in sizes.items()}
         self._limited: Counter[str] = Counter()
-        self._held: dict[StepId, list[Claim]] = {}
-        self._abandoned: dict[StepId, list[Claim]] = {}
-        self._reserved: dict[StepId, Claim] = {}
+        self._held: dict[AttemptId, Claim] = {}
+        self._abandoned: dict[AttemptId, Claim] = {}
+        self._reserved: dict[AttemptId, Claim] = {}
         # By pool, in the order of service: thousands may wait for one, and a slot of another
         # helps none of them.
-        self._waiting: dict[str, list[tuple[int, StepId, Claim]]] = {name: [] for name in sizes}
-        self._waits: set[StepId] = set()
+        self._waiting: dict[str, list[tuple[int, AttemptId, Claim]]] = {name: [] for name in sizes}
+        self._waits: set[AttemptId] = set()
+        self._barred: dict[AttemptId, None] = {}  # a set in the order of coming
         self._arrivals = 0
         self._closed = False
 
@@ -77,102 +78,127 @@ class Pools:
         with self._lock:
             self._closed = True
 
-    def go_on(self) -> Sequence[StepId]:
-        """Who can have something now is to be asked to start."""
+    def go_on(self) -> Sequence[AttemptId]:
+        """Who can have something now, or needs nothing, is to be asked to start."""
         with self._lock:
             self._closed = False
-            return self._serve(None)
+            barred, self._barred = self._barred, {}
+            # Those whose slots were reserved before the hold are first, as they were then.
+            return [*self._reserved, *self._serve(None), *barred]
 
     @property
     def waiting(self) -> int:
         with self._lock:
-            return len(self._waits)
+            held = len(self._reserved) if self._closed else 0
+            return len(self._waits) + len(self._barred) + held
 
-    def admit(self, step_id: StepId, claim: Claim) -> bool:
+    def queues(self) -> Mapping[str, tuple[int, AttemptId | None]]:
+        """By pool: how many wait for a slot, and who is served next."""
+        with self._lock:
+            return {
+                pool: (len(waiting), waiting[0][1] if waiting else None)
+                for pool, waiting in self._waiting.items()
+            }
+
+    def lets_through(self, attempt: AttemptId) -> bool:
+        """Whether what needs nothing may start; if not, it waits for ``go_on`` alone."""
+        with self._lock:
+            if self._closed:
+                self._barred[attempt] = None
+            return not self._closed
+
+    def admit(self, attempt: AttemptId, claim: Claim) -> bool:
         """Whether it has what it needs; if not, it waits from now on, once."""
         with self._lock:
-            reserved = self._reserved.pop(step_id, None)
+            if self._closed and attempt in self._reserved:
+                return False
+            reserved = self._reserved.pop(attempt, None)
             if reserved is None:
-                if step_id in self._waits:
+                if attempt in self._waits:
                     return False
                 if self._closed or not self._is_free(claim):
                     self._arrivals += 1
                     place = self._arrivals - PLACES * claim.priority
                     waiting = self._waiting[claim.pool]
-                    bisect.insort(waiting, (place, step_id, claim), key=lambda w: w[0])
-                    self._waits.add(step_id)
+                    bisect.insort(waiting, (place, attempt, claim), key=lambda w: w[0])
+                    self._waits.add(attempt)
                     return False
                 self._take(claim)
-            self._held.setdefault(step_id, []).append(reserved or claim)
+            self._held[attempt] = reserved or claim
             return True
 
-    def release(self, step_id: StepId) -> Sequence[StepId]:
-        """One of its claims is given back. Who can have it is to be asked to start."""
+    def release(self, attempt: AttemptId) -> Sequence[AttemptId]:
+        """What it holds is given back. Who can have it is to be asked to start."""
         with self._lock:
-            claim = _pop(self._held, step_id)
+            claim = self._held.pop(attempt, None)
             return () if claim is None else self._give(claim)
 
-    def abandon(self, step_id: StepId) -> Sequence[StepId] | None:
-        """The slot of its oldest claim is free, and its key limits stay taken.
+    def abandon(self, attempt: AttemptId) -> Sequence[AttemptId] | None:
+        """Its slot is free, and its key limits stay taken.
 
         As ``release``; None, and nothing is free, if its pool has too many abandoned ones.
         """
         with self._lock:
-            pool = self._held[step_id][0].pool
+            pool = self._held[attempt].pool
             if not self._may_abandon[pool]:
                 return None
-            claim = _pop(self._held, step_id)
-            assert claim is not None
             self._may_abandon[pool] -= 1
-            self._abandoned.setdefault(step_id, []).append(claim)
+            self._abandoned[attempt] = self._held.pop(attempt)
             self._free[pool] += 1
             return self._serve(Claim(pool))
 
-    def release_abandoned(self, step_id: StepId) -> Sequence[StepId]:
+    def release_abandoned(self, attempt: AttemptId) -> Sequence[AttemptId]:
         """Its handler has ended after all: as ``release``, of what it had kept."""
         with self._lock:
-            claim = _pop(self._abandoned, step_id)
+            claim = self._abandoned.pop(attempt, None)
             if claim is None:
                 return ()
             self._may_abandon[claim.pool] += 1
             return self._free_limits(claim) if claim.limits else ()
 
-    def give_back(self, step_id: StepId) -> Sequence[StepId]:
-        """What was reserved for it isn't needed after all. As ``release``."""
+    def give_back(self, attempt: AttemptId) -> Sequence[AttemptId]:
+        """What was reserved for it isn't needed after all. As ``release``.
+
+        While all is held it may be needed yet: who it is for wasn't let through.
+        """
         with self._lock:
-            claim = self._reserved.pop(step_id, None)
+            if self._closed:
+                return ()
+            claim = self._reserved.pop(attempt, None)
             return () if claim is None else self._give(claim)
 
-    def _give(self, claim: Claim) -> Sequence[StepId]:
+    def _give(self, claim: Claim) -> Sequence[AttemptId]:
         self._free[claim.pool] += 1
         return self._free_limits(claim)
 
-    def _free_limits(self, claim: Claim) -> Sequence[StepId]:
+    def _free_limits(self, claim: Claim) -> Sequence[AttemptId]:
         for name, _ in claim.limits:
             self._limited[name] -= 1
             if not self._limited[name]:
                 del self._limited[name]
         return self._serve(claim)
 
-    def _serve(self, given: Claim | None) -> Sequence[StepId]:
+    def _serve(self, given: Claim | None) -> Sequence[AttemptId]:
         """Reserve what is free for those who wait; ``given`` is all that is new, if it is known."""
         if self._closed:
             return ()
+        if not self._waits:
+            return []
         only_slot = given is not None and not given.limits
         pools = [given.pool] if given is not None and only_slot else list(self._waiting)
         served = []
         for _, pool, index in heapq.merge(*(self._places(pool) for pool in pools)):
-            _, step_id, wanted = self._waiting[pool][index]
+            _, attempt, wanted = self._waiting[pool][index]
             if self._is_free(wanted):
                 self._take(wanted)
-                self._reserved[step_id] = wanted
-                self._waits.discard(step_id)
-                served.append((pool, index, step_id))
+                self._reserved[attempt] = wanted
+                self._waits.discard(attempt)
+                served.append((pool, index, attempt))
             if only_slot and not self._free[pool]:
                 break  # nobody further back can be helped by a slot that is taken again
         for pool, index, _ in reversed(served):
             del self._waiting[pool][index]
-        return [step_id for _, _, step_id in served]
+        return [attempt for _, _, attempt in served]
 
     def _places(self, pool: str) -> Iterator[tuple[int, str, int]]:
         """Who waits for it, in the order of service: place, pool, index."""
@@ -187,14 +213,3 @@ class Pools:
         self._free[claim.pool] -= 1
         for name, _ in claim.limits:
             self._limited[name] += 1
-
-
-def _pop(claims: dict[StepId, list[Claim]], step_id: StepId) -> Claim | None:
-    """Its oldest one."""
-    held = claims.get(step_id)
-    if not held:
-        return None
-    oldest = held.pop(0)
-    if not held:
-        del claims[step_id]
-    return oldest
