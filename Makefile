@@ -24,8 +24,10 @@ $(READY): pyproject.toml constraints.txt tests/ascmhl.txt
 demo: $(READY)
 	$(BIN)/python -m demo
 
+# Installs what the tests on real file systems need where it may; elsewhere says what is missing.
 test: $(READY)
-	$(BIN)/python -m pytest
+	@$(BIN)/python -m tests.filesystems
+	$(BIN)/python -m pytest -n auto
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -33,8 +35,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
+	$(BIN)/buf breaking --against proto/released.binpb
 	$(BIN)/python -m tools.proto --check
 	$(BIN)/python -m tools.diagrams --check
+	$(BIN)/python -m tools.contracts --check
 
 # The peer is measured in the same run where it can be installed; without it the rest is.
 bench: $(READY)
@@ -50,6 +54,7 @@ chaos: $(READY)
 proto: $(READY)
 	$(BIN)/python -m tools.proto
 	$(BIN)/python -m tools.diagrams
+	$(BIN)/python -m tools.contracts
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

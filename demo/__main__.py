@@ -82,7 +82,10 @@ def show(place: Path) -> None:
         title("The library")
         check_library(card, Path(execution["execution_data"]["job_folder"]))
         expect(snapshot(card) == before, "the card was written to")
-        print("\n  The card is as it was before.")
+        for report in execution["execution_data"]["reports"]:
+            print(f"  {report}")
+        print(f"\n  {execution['execution_data']['verdict']['words']}.")
+        print("  The card is as it was before.")
 
         process.send_signal(signal.SIGTERM)
         expect(process.wait(30) == 0, f"the server ended with {process.returncode}")
@@ -134,6 +137,8 @@ def until_the_end(frontend: ClientConnection, execution_id: str) -> Iterator[dic
         event = json.loads(frontend.recv(timeout=max(0.0, deadline - time.monotonic())))
         expect(event["data"]["execution_id"] == execution_id, f"whose is this? {event}")
         data = {k: v for k, v in event["data"].items() if k not in ("execution_id", "message_id")}
+        if event["type"] == "card:verdict":  # the rest is in the execution's data below
+            data = {name: data[name] for name in ("safe_to_format", "words")}
         print(f"  < {event.get('id', '-'):>3}  {event['type']:<24} {json.dumps(data)}")
         yield event
         if event["type"] in ("pipeline:completed", "pipeline:failed"):
@@ -145,10 +150,14 @@ def check_events(events: list[dict[str, Any]]) -> None:
     expect(kinds[0] == "pipeline:started", f"the first event was {kinds[0]}")
     expect(kinds[-1] == "pipeline:completed", f"the last event was {kinds[-1]}")
     completed = [e["data"] for e in events if e["type"] == "pipeline:step_completed"]
+    names = [data["step_name"] for data in completed]
     expect(
-        [data["step_name"] for data in completed] == ["scan_sd", "create_job", "copy_files"],
-        f"these steps completed: {completed}",
+        names[:3] == ["scan_sd", "create_job", "copy_files"]
+        and names == events[0]["data"]["steps"],
+        f"these steps completed: {names}",
     )
+    verdicts = [e["data"]["safe_to_format"] for e in events if e["type"] == "card:verdict"]
+    expect(verdicts == [True], f"the verdicts were {verdicts}")
     rising = [data["progress"] for data in completed]
     expect(rising == sorted(rising) and rising[-1] == 100, f"progress went {rising}")
     ids = [event["id"] for event in events if "id" in event]
@@ -173,7 +182,7 @@ def check_status(execution: dict[str, Any], files: int) -> None:
 
 def check_library(card: Path, job: Path) -> None:
     originals = {p: d for p, d in snapshot(card).items() if Path(p).parts[0] not in JUNK}
-    copies = snapshot(job)
+    copies = {p: d for p, d in snapshot(job).items() if Path(p).parts[0] != "ascmhl"}
     expect(originals.keys() == copies.keys(), f"these differ: {originals.keys() ^ copies.keys()}")
     print(f"  {job}")
     for path, contents in copies.items():

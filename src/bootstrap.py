@@ -51,6 +51,8 @@ from adapters.persistence.footage import SqlCardFiles, SqlJobs, SqlLedger
 from adapters.persistence.lock import DatabaseLock
 from adapters.rest.api import Api
 from adapters.rest.guard import Guard
+from adapters.rest.metrics import Metrics
+from adapters.rest.pages import Pages
 from adapters.rest.problems import on_bug, on_http_error, on_refusal
 from adapters.rpc.server import RpcServer
 from adapters.settings import Settings
@@ -59,17 +61,20 @@ from adapters.steps.mhl.documents import Creator
 from adapters.steps.sd_ingest import sd_ingest
 from adapters.steps.verify_folder import verify_folder
 from adapters.system import LoopThreads, SystemChance, SystemClock, Uuid7
+from adapters.websocket.contract import asyncapi
 from adapters.websocket.hub import Hub
 from adapters.websocket.messages import MAX_FRAME_BYTES
 from application.advance import Advance
 from application.authoring import Pipeline
 from application.cancel import Cancel
 from application.catalogue import Catalogue
+from application.claims import Claims
 from application.feed import Feed
 from application.hold import Hold
 from application.pause import Pause
 from application.progress import ProgressBoard
 from application.recovery import Recovery
+from application.report import Report
 from application.rerun import Rerun
 from application.retention import Retention
 from application.retry import Retry
@@ -123,7 +128,7 @@ def creator() -> Creator:
 
 def footage_roots(settings: Settings) -> tuple[str, ...]:
     """Where footage may be repaired, and manifests added: never on a card."""
-    return (str(settings.library), *settings.verify_roots)
+    return (str(settings.library), *settings.destinations, *settings.verify_roots)
 
 
 def build_catalogue(settings: Settings, *built_in: Pipeline) -> Catalogue:
@@ -156,6 +161,7 @@ class Container(containers.DeclarativeContainer):
     jobs = providers.Singleton(SqlJobs, database, executions, clock, ids)
     card_files = providers.Singleton(SqlCardFiles, database, executions)
     ledger = providers.Singleton(SqlLedger, database, executions)
+    report = providers.Singleton(Report, jobs, card_files, ledger)
 
     catalogue = providers.Singleton(
         build_catalogue,
@@ -168,6 +174,10 @@ class Container(containers.DeclarativeContainer):
             ledger=ledger,
             clock=clock,
             library=providers.Factory(str, settings.provided.library),
+            hash_names=settings.provided.hashes,
+            verify_source=settings.provided.verify_source,
+            report=report,
+            creator=providers.Callable(creator),
         ),
         providers.Factory(
             verify_folder,
@@ -197,6 +207,7 @@ class Container(containers.DeclarativeContainer):
         threads=threads,
         hold=hold,
         library=providers.Factory(str, settings.provided.library),
+        destinations=settings.provided.destinations,
     )
     chance = providers.Singleton(SystemChance)
     advance = providers.Singleton(
@@ -221,6 +232,7 @@ class Container(containers.DeclarativeContainer):
     )
     pause = providers.Singleton(Pause, executions=executions, clock=clock)
     settle = providers.Singleton(Settle, executions=executions, clock=clock)
+    claims = providers.Singleton(Claims, executions=executions, clock=clock, feed=feed, hold=hold)
     rerun = providers.Singleton(Rerun, executions=executions, clock=clock, ids=ids, hold=hold)
 
     hub = providers.Singleton(
@@ -240,17 +252,50 @@ class Container(containers.DeclarativeContainer):
         pause=pause,
         settle=settle,
         rerun=rerun,
+        advance=advance,
+        claims=claims,
         hold=hold,
         dispatcher=dispatcher,
         feed=feed,
         catalogue=catalogue,
         jobs=jobs,
         card_files=card_files,
+        report=report,
         threads=threads,
         owner_key=owner_key,
     )
+    version = providers.Callable(metadata.version, "rushes")
+    metrics = providers.Singleton(
+        Metrics,
+        feed=feed,
+        executions=executions,
+        dispatcher=dispatcher,
+        queues=dispatcher.provided.queues,
+        catalogue=catalogue,
+        clock=clock,
+        version=version,
+    )
+    pages = providers.Singleton(
+        Pages,
+        routes=providers.Callable(Api.routes, api),
+        asyncapi=providers.Object(asyncapi),
+        metrics=metrics,
+        version=version,
+    )
     rpc = providers.Singleton(
-        RpcServer, trigger=trigger, status=status, retry=retry, advance=advance, feed=feed
+        RpcServer,
+        trigger=trigger,
+        status=status,
+        retry=retry,
+        cancel=cancel,
+        pause=pause,
+        settle=settle,
+        rerun=rerun,
+        hold=hold,
+        dispatcher=dispatcher,
+        advance=advance,
+        claims=claims,
+        feed=feed,
     )
 
 
@@ -259,10 +304,13 @@ async def running(container: Container, *, recover: bool = True) -> AsyncIterato
     """The engine, opened in order and closed again, on the running loop; nothing listens yet.
 
     ``recover``: go on with what the last process left unfinished, and forget what is too old.
+    Else nothing starts here at all: what may go by what is asked here does at the next start.
     """
     async with contextlib.AsyncExitStack() as stack:
         database = container.database()
-        await asyncio.to_thread(prepare_library, container.settings().library)
+        settings = container.settings()
+        for place in (settings.library, *map(Path, settings.destinations)):
+            await asyncio.to_thread(prepare_library, place)
         await asyncio.to_thread(database.open)
         stack.callback(database.close)
         threads = container.threads()
@@ -276,6 +324,8 @@ async def running(container: Container, *, recover: bool = True) -> AsyncIterato
         stack.callback(feed.close)
         dispatcher.open(runner, executions, container.clock())
         stack.push_async_callback(dispatcher.stop)
+        if not recover:
+            dispatcher.stand_by()
         await container.hold().open()
         if recover:
             taken_up = await container.recovery()()
@@ -300,7 +350,11 @@ def web_app(container: Container) -> Guard:
     """HTTP and WebSocket in one, behind the guard."""
     settings = container.settings()
     app = Starlette(
-        routes=[*container.api().routes(), WebSocketRoute("/ws", container.hub().connect)],
+        routes=[
+            *container.api().routes(),
+            *container.pages().routes(),
+            WebSocketRoute("/ws", container.hub().connect),
+        ],
         exception_handlers={
             RushesError: on_refusal,
             HTTPException: on_http_error,
@@ -424,6 +478,7 @@ async def serve(
                     )
                     detector = stack.enter_context(own)
                 await stack.enter_async_context(running(container, recover=recover))
+                await stack.enter_async_context(_beside(container.metrics().run()))
                 grpc_address = (
                     await stack.enter_async_context(_serving_grpc(container)) if grpc else ""
                 )
@@ -477,18 +532,24 @@ def serve_until_signalled(settings: Settings, ready: Callable[[Addresses], None]
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         if await serve(settings, stop=stop, ready=ready, watch=settings.watch):
+            log.warning("ending with handlers still at work")
             _end_now(0)
 
-    asyncio.run(run())
+    with asyncio.Runner() as runner:
+        try:
+            runner.run(run())
+        except (SystemExit, KeyboardInterrupt) as error:
+            # Raised in a task that a handler has made, it goes through the loop, and to close
+            # the loop is to cancel everybody else's handlers: they must not report that.
+            log.critical("a handler's task ended the server: %r", error)
+            _end_now(1)
 
 
 def _end_now(exit_code: int) -> NoReturn:
-    """With handlers that didn't end when they were asked to.
+    """With handlers still at work, as a crash would: the next start takes their steps over.
 
     Their threads can't be ended from here, and waiting for them could take for ever.
-    Whatever they still do is refused, and their steps are taken over at the next start.
     """
-    log.warning("ending with handlers still at work")
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -707,5 +768,6 @@ def main() -> None:
         commands(factories)
     except SystemExit as end:
         if any(attachment.left_behind for attachment in attachments):
+            log.warning("ending with handlers still at work")
             _end_now(end.code if isinstance(end.code, int) else 1)
         raise

@@ -447,9 +447,18 @@ def box(kind: bytes, data: bytes) -> bytes:
     return (8 + len(data)).to_bytes(4) + kind + data
 
 
+OWN = {"ascmhl", "reports"}
+"""Folders of ours in a library, beside what came from cards."""
+
+
 def files_below(folder: Path) -> dict[str, bytes]:
+    """What came from cards: manifests and reports aside."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and not OWN & set(path.relative_to(folder).parts)
     }
+
+
+def job_folders(library: Path) -> list[Path]:
+    return [path for path in sorted(library.iterdir()) if path.name not in OWN]

@@ -84,11 +84,18 @@ async def test_what_is_too_old_is_forgotten_for_as_long_as_the_engine_runs(
 def test_the_built_in_pipeline_is_as_the_specification_has_it(tmp_path: Path) -> None:
     container = Container(settings=settings(tmp_path))
     definition = container.catalogue().get("sd_ingest").definition
-    assert {spec.name: spec.depends_on for spec in definition.steps} == {
+    assert {spec.name: spec.depends_on for spec in definition.steps[:3]} == {
         "scan_sd": (),
         "create_job": ("scan_sd",),
         "copy_files": ("create_job",),
     }
+    # What can't be written is no reason to fail what was copied, nor to leave it unjudged.
+    assert {spec.name: (spec.depends_on, spec.required) for spec in definition.steps[3:]} == {
+        "write_manifest": (("copy_files",), False),
+        "verdict": (("copy_files",), True),
+        "write_report": (("verdict",), False),
+    }
+    assert definition.steps[4].after == ("write_manifest",)
 
 
 @pytest.mark.parametrize(

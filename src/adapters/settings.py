@@ -20,9 +20,14 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from domain.errors import InvalidInput
+from domain.footage import HASH_NAMES
 
 DEFAULT_POOLS = {"default": 32, "card": 4, "copy": 2}
 """Ordinary steps mostly wait; scans and copies compete for readers and disks."""
+
+
+MAX_DESTINATIONS = 3
+"""Beside the library. Each holds a batch of files open, and has threads and buffers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,9 @@ class Settings:
 
     host, port, grpc_port: where to listen; 0 picks a free port.
     database_url: the SQLite database. library: where footage goes.
+    destinations: further folders where all of it goes as well.
+    hashes: what footage is hashed by while it is read; by the first copies are compared.
+    verify_source: whether every file is read from the card a second time.
     card_roots: folders strictly below which cards are mounted.
     card_pipeline: the pipeline that an inserted card starts.
     pipelines: further pipelines, each as ``module:attribute``.
@@ -51,6 +59,9 @@ class Settings:
     grpc_port: int
     database_url: str
     library: Path
+    destinations: tuple[str, ...]
+    hashes: tuple[str, ...]
+    verify_source: bool
     card_roots: tuple[str, ...]
     card_pipeline: str
     pipelines: tuple[str, ...]
@@ -147,6 +158,8 @@ def _default(name: str) -> str:
             return "90"
         case "card_pipeline":
             return "sd_ingest"
+        case "hashes":
+            return "xxh64"
         case _:
             return ""
 
@@ -193,6 +206,28 @@ def _folders(text: str) -> tuple[str, ...]:
         if not os.path.isabs(folder):
             raise ValueError(f"{folder!r} must be an absolute path")
     return folders
+
+
+def _destinations(text: str) -> tuple[str, ...]:
+    folders = _folders(text)
+    if len(set(folders)) > MAX_DESTINATIONS:
+        raise ValueError(f"{len(set(folders))} folders are more than {MAX_DESTINATIONS}")
+    for folder in folders:
+        try:
+            folder.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{folder!a} must be valid UTF-8") from None
+    return tuple(dict.fromkeys(folders))
+
+
+def _hashes(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in names:
+        if name not in HASH_NAMES:
+            raise ValueError(f"{name!r} is no hash (there are: {', '.join(HASH_NAMES)})")
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"{text!r} must name at least one hash, and each once")
+    return names
 
 
 def _server(text: str) -> str:
@@ -274,6 +309,9 @@ _PARSERS: Mapping[str, Callable[[str], object]] = {
     "grpc_port": _port,
     "database_url": _word,
     "library": _library,
+    "destinations": _destinations,
+    "hashes": _hashes,
+    "verify_source": _yes_or_no,
     "card_roots": _card_roots,
     "card_pipeline": _word,
     "pipelines": _pipelines,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import threading
 import time
 import uuid
 from collections.abc import Callable, Coroutine
@@ -64,10 +65,12 @@ class LoopThreads:
         self._steps = ThreadPoolExecutor(size, thread_name_prefix="rushes-step")
         self._short = ThreadPoolExecutor(SHORT_THREADS, thread_name_prefix="rushes-call")
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
         self._closed = False
 
     def open(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
 
     def close(self) -> None:
         """Doesn't wait for what still runs: who stops has asked it to end before."""
@@ -87,6 +90,9 @@ class LoopThreads:
     def await_result(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         if self._loop is None or self._loop.is_closed():
             raise Unavailable("the server is stopping")
+        if threading.get_ident() == self._loop_thread:
+            # It would wait for itself, and everything else with it, for ever.
+            raise RuntimeError("this blocks, and a coroutine may not: await the other form of it")
         return asyncio.run_coroutine_threadsafe(make(), self._loop).result()
 
     def on_loop(self, callback: Callable[[], None]) -> None:

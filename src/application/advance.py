@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from application.json_values import json_object
-from application.ports import AttemptRef, Chance, Clock, Executions
+from application.ports import AttemptRef, Chance, Change, Clock, Executions, Started
 from application.progress import ProgressBoard
-from application.views import ExecutionView
-from domain.errors import InvalidInput
+from application.views import ExecutionView, timestamp
+from domain.errors import AttemptOver, InvalidInput
 from domain.execution import Execution
 
 MAX_ERROR = 2_000
 """Characters of a step's error that are kept; the rest belongs in a log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a worker outside is told when it says that it lives.
+
+    running: whether its attempt still runs; if not, ``reason`` says why, and it should end.
+    lease_expires_at: by when it has to say so again; None where there is no lease.
+    """
+
+    running: bool
+    reason: str | None
+    lease_expires_at: str | None
 
 
 class Advance:
@@ -32,15 +46,22 @@ class Advance:
         self._progress = progress
 
     async def complete(
-        self, ref: AttemptRef, output: Mapping[str, Any], *, job_id: int | None = None
+        self,
+        ref: AttemptRef,
+        output: Mapping[str, Any],
+        *,
+        job_id: int | None = None,
+        announced: Sequence[tuple[str, Mapping[str, Any]]] = (),
     ) -> None:
-        """``output`` is JSON already, and nobody else's."""
+        """``output`` and what is announced are JSON already, and nobody else's."""
         now = self._clock.now()
         live = self._progress.of(ref.execution_id)
 
         def change(execution: Execution) -> None:
             execution.note(live, at=now)
-            execution.complete(ref.step_key, ref.attempt, output, at=now, job_id=job_id)
+            execution.complete(
+                ref.step_key, ref.attempt, output, at=now, job_id=job_id, announced=announced
+            )
 
         await self._executions.apply(ref.execution_id, change)
 
@@ -132,7 +153,7 @@ class Advance:
             execution.require_external(step_key)
             execution.complete(step_key, attempt, given, at=now)
 
-        return await self._report(reference, change)
+        return await self._report(reference, step_key, attempt, change)
 
     async def fail_external(
         self,
@@ -154,13 +175,84 @@ class Advance:
             execution.require_external(step_key)
             execution.fail(step_key, attempt, reason, at=now, permanent=permanent, chance=chance)
 
-        return await self._report(reference, change)
+        return await self._report(reference, step_key, attempt, change)
 
-    async def _report(self, reference: str | int, change: Any) -> ExecutionView:
+    async def release_external(
+        self, reference: str | int, step_key: str, attempt: int
+    ) -> ExecutionView:
+        """A service outside gives its step back: another one may have it, as a new attempt.
+
+        That is no failure. Raises as ``complete_external`` does.
+        """
+        now = self._clock.now()
+
+        def change(execution: Execution) -> None:
+            execution.require_external(step_key)
+            execution.release(step_key, attempt, at=now)
+
+        return await self._report(reference, step_key, attempt, change)
+
+    async def beat_external(
+        self,
+        reference: str | int,
+        step_key: str,
+        attempt: int,
+        *,
+        progress: float | None = None,
+        detail: object = None,
+        checkpoint: object = None,
+    ) -> Beat:
+        """A service outside is at work on its step: its lease begins anew.
+
+        progress: of the step, from 0 to 100; ``detail`` is what it says beside that.
+        checkpoint: what the next attempt is to be given, if there is one.
+
+        Raises ``ExecutionNotFound``, ``StepNotFound``, ``NotExternal``, ``InvalidInput``.
+        An attempt that is over is answered, not refused: there is nothing left to do.
+        """
+        fraction = None if progress is None else _fraction(progress)
+        told = {} if detail is None else json_object(detail, "detail")
+        left = None if checkpoint is None else json_object(checkpoint, "checkpoint")
+        now = self._clock.now()
+        found = await self._executions.get(reference)
+        assert found.id is not None
+        ref = AttemptRef(found.id, step_key, attempt)
+
+        def change(execution: Execution) -> None:
+            execution.require_external(step_key)
+            if fraction is not None:
+                # Stored with the lease: what was shown isn't taken back if it is lost.
+                execution.note({step_key: (attempt, fraction)}, at=now)
+            execution.beat(step_key, attempt, at=now)
+            if left is not None:
+                execution.leave(step_key, attempt, left, at=now)
+
+        try:
+            updated = await self._executions.update(found.id, change)
+        except AttemptOver as error:
+            self._progress.end(ref)
+            return Beat(running=False, reason=error.message, lease_expires_at=None)
+        step = updated.step(step_key)
+        if fraction is not None:
+            self._progress.begin(ref)  # as far as this process knows, it may begin only now
+            self._progress.note(Started(updated, step), fraction, told)
+        lease = None if step.lease_ends_at is None else timestamp(step.lease_ends_at)
+        return Beat(running=True, reason=None, lease_expires_at=lease)
+
+    async def _report(
+        self, reference: str | int, step_key: str, attempt: int, change: Change
+    ) -> ExecutionView:
         found = await self._executions.get(reference)
         assert found.id is not None
         updated = await self._executions.update(found.id, change)
+        self._progress.end(AttemptRef(found.id, step_key, attempt))
         return ExecutionView.of(updated, self._progress.of(found.id))
+
+
+def _fraction(progress: float) -> float:
+    if not 0 <= progress <= 100:  # so no NaN either
+        raise InvalidInput(f"progress must be from 0 to 100, not {progress:g}", field="progress")
+    return progress / 100
 
 
 def _bounded(error: str) -> str:

@@ -21,13 +21,15 @@ crash, so it has to be idempotent; whatever it raises fails the step.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from application.json_values import json_object
 from application.ports import AttemptRef
 from domain.definition import DEFAULT_POOL, KeyLimit, PipelineDefinition, RetryPolicy, StepSpec
-from domain.errors import InvalidDefinition
+from domain.errors import InvalidDefinition, InvalidInput
 
 __all__ = [
     "Interrupted",
@@ -56,6 +58,14 @@ class StepError(Exception):
 
 class PermanentError(StepError):
     """To try again by itself would be no use."""
+
+
+MAX_ANNOUNCED = 20
+"""Words of an attempt's own; progress is what is said often."""
+
+_WORD = re.compile(r"[a-z][a-z0-9_]{0,29}:[a-z][a-z0-9_]{0,29}")
+_OWN_WORDS = frozenset({"pipeline", "hub", "detector"})
+_OWN_FIELDS = frozenset({"execution_id", "message_id", "step_name", "step_key", "attempt"})
 
 
 class Interrupted(BaseException):
@@ -121,6 +131,7 @@ class StepContext:
         self.params = {} if params is None else params
         self.checkpoint = checkpoint
         self.job_id: int | None = None
+        self.announced: list[tuple[str, dict[str, Any]]] = []
         self._reports = reports
 
     @property
@@ -143,6 +154,25 @@ class StepContext:
     def attach_job(self, job_id: int) -> None:
         """The execution works on this job: its ``job_id``, once this step completes."""
         self.job_id = job_id
+
+    def announce(self, word: str, data: Mapping[str, Any]) -> None:
+        """Have everybody told, once this step completes: an event of type ``word``, with ``data``.
+
+        It is committed with the step's completion or not at all, and stays in the log.
+        ``word`` is two plain words with a colon between them; the first is none of Rushes'
+        own (``pipeline``, ``hub``, ``detector``). Raises ``InvalidInput`` for another word,
+        for ``data`` that is no JSON object or names what every event has by itself, and
+        beyond ``MAX_ANNOUNCED``.
+        """
+        given = json_object(data, f"what is announced as {word!r}")
+        if not _WORD.fullmatch(word) or word.partition(":")[0] in _OWN_WORDS:
+            raise InvalidInput(f"{word!r} can't be announced: it is no word of a step's own")
+        taken = given.keys() & _OWN_FIELDS
+        if taken:
+            raise InvalidInput(f"{word!r} may not say {min(taken)!r}: every event has that")
+        if len(self.announced) == MAX_ANNOUNCED:
+            raise InvalidInput(f"an attempt announces at most {MAX_ANNOUNCED} things")
+        self.announced.append((word, given))
 
     @property
     def stopping(self) -> bool:
@@ -272,8 +302,14 @@ def external_step(
     required: bool = True,
     weight: int = 1,
     retry: RetryPolicy = NO_RETRY,
+    run_timeout_s: float | None = None,
+    lease_s: float | None = None,
 ) -> AuthoredStep:
-    """A step that a service outside Rushes does, and reports on over gRPC (``AdvanceStep``)."""
+    """A step that a worker outside Rushes claims, does, and reports on (docs/services.md).
+
+    ``run_timeout_s`` and ``lease_s`` count from its claim; without a lease, a worker that
+    is gone for good is waited for until a person says what became of the step.
+    """
     return AuthoredStep(
         StepSpec(
             name=name,
@@ -283,6 +319,8 @@ def external_step(
             weight=weight,
             external=True,
             retry=retry,
+            run_timeout_s=run_timeout_s,
+            lease_s=lease_s,
         ),
         None,
     )

@@ -77,6 +77,7 @@ class Feed:
         self._floor = 0  # every fact with a greater id is in the tail
         self._last = 0  # the id of the newest fact that was let out
         self._grown = asyncio.Event()
+        self._followers = 0
         self._closed = False
 
     async def open(self) -> None:
@@ -93,6 +94,11 @@ class Feed:
     def last_id(self) -> int:
         """The id of the newest fact that anybody may have seen."""
         return self._last
+
+    @property
+    def followers(self) -> int:
+        """How many follow at present."""
+        return self._followers
 
     def publish(self, facts: Iterable[RecordedFact]) -> None:
         """Let committed facts out; in the order of their ids."""
@@ -134,35 +140,39 @@ class Feed:
         cursor = self._last if since is None else since
         if since is not None:
             await self.check(since, execution_id)
-        position: int | None = None
-        while not self._closed:
-            if position is None:
-                position = self._enter(cursor)
-            if position is None:
-                bound = self._last
-                page = await self._executions.facts(cursor, PAGE, execution_id)
-                for fact in page:
-                    cursor = fact.id
-                    yield Entry(fact, None)
-                if len(page) < PAGE:
-                    cursor = max(cursor, bound)
-                continue
-            entry = self._at(position)
-            if entry is None:
-                grown = self._grown
-                if position < self._end:  # fallen off the tail while waiting for the reader
-                    position = None
+        self._followers += 1
+        try:
+            position: int | None = None
+            while not self._closed:
+                if position is None:
+                    position = self._enter(cursor)
+                if position is None:
+                    bound = self._last
+                    page = await self._executions.facts(cursor, PAGE, execution_id)
+                    for fact in page:
+                        cursor = fact.id
+                        yield Entry(fact, None)
+                    if len(page) < PAGE:
+                        cursor = max(cursor, bound)
                     continue
-                await grown.wait()
-                continue
-            position += 1
-            message = entry.message
-            if message.id is not None:
-                if message.id <= cursor:
+                entry = self._at(position)
+                if entry is None:
+                    grown = self._grown
+                    if position < self._end:  # fallen off the tail while waiting for the reader
+                        position = None
+                        continue
+                    await grown.wait()
                     continue
-                cursor = message.id
-            if execution_id is None or message.execution_id == execution_id:
-                yield entry
+                position += 1
+                message = entry.message
+                if message.id is not None:
+                    if message.id <= cursor:
+                        continue
+                    cursor = message.id
+                if execution_id is None or message.execution_id == execution_id:
+                    yield entry
+        finally:
+            self._followers -= 1
 
     async def page(
         self, since: int, limit: int, execution_id: int | None = None

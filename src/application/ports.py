@@ -127,6 +127,16 @@ class Executions(Protocol):
         """The ids of executions with anything left to go on with, oldest first."""
         ...
 
+    async def unclaimed(
+        self, step_name: str, pipeline_type: str | None, limit: int
+    ) -> Sequence[tuple[int, str]]:
+        """``(execution_id, step_key)`` of external steps that run and have no worker yet.
+
+        Those of this name, of executions that run and aren't paused (of one type, if that
+        is said), at most ``limit``; who has waited longest comes first.
+        """
+        ...
+
     async def hold(self, at: datetime | None) -> None:
         """Remember since when the engine is held; None: that it isn't.
 
@@ -177,9 +187,9 @@ class Load:
     """What the dispatcher has to do.
 
     held: whether it starts nothing at present. running: handlers at work. waiting:
-    steps without a slot. overdue: attempts that were told to end and haven't yet; their
-    slots stay taken. abandoned: those that haven't for so long that others got their slots;
-    what they had to themselves (key limits) stays taken until they have.
+    steps that are ready, and may not go yet. overdue: attempts that were told to end and
+    haven't yet; their slots stay taken. abandoned: those that haven't for so long that others
+    got their slots; what they had to themselves (key limits) stays taken until they have.
     """
 
     held: bool
@@ -192,14 +202,15 @@ class Load:
 class Dispatcher(Protocol):
     """Who decides what may run now, and has it run.
 
-    Every step that was admitted is then either launched or withdrawn.
+    Every step that was admitted, and isn't external, is then either launched or withdrawn.
     """
 
     def admit(self, execution: Execution, ready: Sequence[Step]) -> Collection[str]:
-        """The keys of those ready steps that have a slot; they start in this transaction.
+        """The keys of those ready steps that may go; they start in this transaction.
 
-        Synchronous, without I/O, on any thread. A step that gets none keeps its
-        place in the queue, and is asked about again when there is a slot.
+        Synchronous, without I/O, on any thread. It takes a slot, but for an external step:
+        that takes nothing, and is neither launched nor withdrawn. A step that may not go
+        keeps its place in the queue, and is asked about again when it may.
         """
         ...
 
@@ -208,7 +219,7 @@ class Dispatcher(Protocol):
         ...
 
     def hold(self) -> None:
-        """Admit nothing until ``go_on``; what runs goes on to its end.
+        """Admit nothing until ``go_on``, external steps included; what runs goes on to its end.
 
         Forgotten with the process; what remembers it is ``Executions.hold``.
         """
@@ -229,8 +240,8 @@ class Dispatcher(Protocol):
         until it has taken so long that they are abandoned."""
         ...
 
-    def withdraw(self, execution_id: int, keys: Collection[str]) -> None:
-        """The transaction that admitted them is gone: their slots are free again."""
+    def withdraw(self, execution_id: int, started: Iterable[Step]) -> None:
+        """The transaction that started these attempts is gone: their slots are free again."""
         ...
 
 
@@ -248,7 +259,10 @@ class Threads(Protocol):
         ...
 
     def await_result(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """From a thread of ``run``: have the loop await it, and wait for what comes of it."""
+        """From a thread of ``run``: have the loop await it, and wait for what comes of it.
+
+        Raises ``RuntimeError`` on the loop itself, which would wait for ever.
+        """
         ...
 
     def on_loop(self, callback: Callable[[], None]) -> None:
@@ -329,6 +343,17 @@ class Jobs(Protocol):
 
         Their executions aren't active, no step of theirs runs, and the ``library`` in
         their data is this one. The newest first, at most ``MAX_UNFINISHED``.
+        """
+        ...
+
+    def list(self, *, before: int | None = None, limit: int = 50) -> Sequence[Job]:
+        """The newest first, those with an id below ``before``, at most ``limit``."""
+        ...
+
+    def judged(self, attempt: AttemptRef, job_id: int, verdict: Mapping[str, Any]) -> Job:
+        """This is the verdict on its card now; an earlier one is forgotten.
+
+        Raises ``AttemptOver`` if the attempt doesn't run; ``JobNotFound``.
         """
         ...
 

@@ -30,8 +30,11 @@ class ProgressBoard:
         self._told_at: dict[AttemptRef, float] = {}
 
     def begin(self, ref: AttemptRef) -> None:
-        """From now on this attempt is known to run."""
-        self._running.setdefault(ref.execution_id, {})[ref.step_key] = (ref.attempt, 0.0)
+        """From now on this attempt is known to run, and an earlier one isn't any more."""
+        attempt, _ = self._running.get(ref.execution_id, {}).get(ref.step_key, (ref.attempt, 0.0))
+        if attempt != ref.attempt:
+            self.end(ref._replace(attempt=attempt))
+        self._running.setdefault(ref.execution_id, {}).setdefault(ref.step_key, (ref.attempt, 0.0))
 
     def end(self, ref: AttemptRef) -> None:
         """What it still says is dropped. An attempt that has been replaced ends nothing."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from application.catalogue import Catalogue
 from application.json_values import json_copy, json_object
 from application.ports import AttemptRef, Clock, Started, Threads
 from application.progress import ProgressBoard
-from domain.errors import AttemptOver, InvalidInput, RushesError, Unavailable
+from domain.errors import AttemptOver, ExecutionNotFound, InvalidInput, RushesError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ REPORT_AGAIN_S = (0.1, 0.5, 1.0, 5.0)
 class _Completed:
     output: Mapping[str, Any]
     job_id: int | None
+    announced: Sequence[tuple[str, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class Attempt:
 
     began_at and beat_at: monotonic seconds; of the begin, and of the last sign of life.
     ended: done once its handler has come to an end.
+    waits_for_us: how many of its calls aren't answered yet: as long as that takes, it is alive.
     """
 
     def __init__(self, started: Started, handler: Handler | None, *, now: float) -> None:
@@ -73,6 +75,7 @@ class Attempt:
         self.handler = handler
         self.on_loop = handler is not None and runs_on_loop(handler)
         self.began_at = self.beat_at = now
+        self.waits_for_us = 0
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[Any] | None = None
         self._told = False
@@ -87,6 +90,20 @@ class Attempt:
         self._told = True
         if self.on_loop and self._task is not None and not self.ended.done():
             self._task.cancel()
+
+    def is_in_its_task(self) -> bool:
+        """Whether whoever asks is run by the loop; not, if what is left over is thrown away."""
+        try:
+            return asyncio.current_task() is self._task
+        except RuntimeError:  # no loop
+            return False
+
+    async def go_on_loop(self, returned: Awaitable[object]) -> object:
+        """A function without ``async`` has returned a coroutine: a decorated one, mostly."""
+        self.on_loop = True
+        if self._told:
+            self.tell()  # which was in vain so far
+        return await returned
 
     def enter(self) -> None:
         """Its handler runs in this task from now on."""
@@ -130,10 +147,35 @@ class _Reports:
         return self._attempt.told
 
     def wait(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._threads.await_result(make)
+        with self._kept_waiting():
+            self._threads.await_result(make)
+
+    @contextmanager
+    def _kept_waiting(self) -> Iterator[None]:
+        """Its silence is ours: the store may take its time, and the lease isn't for that."""
+        self._attempt.waits_for_us += 1
+        try:
+            yield
+        finally:
+            self.beat()
+            self._attempt.waits_for_us -= 1
+
+    async def _stored(self, say: Callable[[], Awaitable[None]]) -> None:
+        """As with an outcome: that a disk is full for a while is no reason to fail."""
+        tries = 0
+        with self._kept_waiting():
+            while True:
+                try:
+                    return await say()
+                except Unavailable as error:
+                    if self._attempt.told:
+                        raise
+                    log.warning("what %s says is not stored yet: %s", self._attempt.ref, error)
+                await self._clock.sleep(_pause_s(tries))
+                tries += 1
 
     async def leave(self, checkpoint: Mapping[str, Any]) -> None:
-        await self._advance.leave(self._attempt.ref, checkpoint)
+        await self._stored(partial(self._advance.leave, self._attempt.ref, checkpoint))
 
     async def spawn(
         self,
@@ -143,13 +185,16 @@ class _Reports:
         depends_on: Sequence[str],
         after: Sequence[str],
     ) -> None:
-        await self._advance.spawn(
-            self._attempt.ref,
-            name,
-            parameter,
-            params=params,
-            depends_on=depends_on,
-            after=after,
+        await self._stored(
+            partial(
+                self._advance.spawn,
+                self._attempt.ref,
+                name,
+                parameter,
+                params=params,
+                depends_on=depends_on,
+                after=after,
+            )
         )
 
 
@@ -212,19 +257,23 @@ class StepRunner:
                 if left[-1] <= 0:
                     return _Failed(f"ran longer than {limit_s:g} s")
             if lease_s is not None:
-                left.append(attempt.beat_at + lease_s - now)
+                silent_since = now if attempt.waits_for_us else attempt.beat_at
+                left.append(silent_since + lease_s - now)
                 if left[-1] <= 0:
                     return _Lost()
-            timers = {asyncio.create_task(self._clock.sleep(min(left)))} if left else set()
-            await asyncio.wait({attempt.ended, *timers}, return_when=asyncio.FIRST_COMPLETED)
-            for timer in timers:
-                timer.cancel()
+            timer = asyncio.create_task(self._clock.sleep(min(left)))
+            await asyncio.wait({attempt.ended, timer}, return_when=asyncio.FIRST_COMPLETED)
+            timer.cancel()
         return None
 
     def _report_of(self, attempt: Attempt, outcome: _Outcome) -> Callable[[], Awaitable[None]]:
         if isinstance(outcome, _Completed):
             report = partial(
-                self._advance.complete, attempt.ref, outcome.output, job_id=outcome.job_id
+                self._advance.complete,
+                attempt.ref,
+                outcome.output,
+                job_id=outcome.job_id,
+                announced=outcome.announced,
             )
         elif isinstance(outcome, _Lost):
             report = partial(self._advance.lose, attempt.ref)
@@ -243,9 +292,9 @@ class StepRunner:
             if self._stopping or attempt.told:
                 return _Failed("was told to end before it had begun", interrupted=True)
             return await self._call(attempt)
-        except GeneratorExit:  # the loop is gone, and nobody wants an outcome
-            raise
         except BaseException as error:
+            if isinstance(error, GeneratorExit) and not attempt.is_in_its_task():
+                raise  # the loop is gone, and nobody wants an outcome
             told = isinstance(error, RushesError | StepError | Interrupted | asyncio.CancelledError)
             if not told:  # a bug in the handler: whoever wrote it wants to know where
                 log.warning("step %s raised", attempt.ref, exc_info=error)
@@ -283,15 +332,26 @@ class StepRunner:
         else:
             returned = await self._threads.run(lambda: handler(context), long=True)
         if isinstance(returned, Awaitable):
-            returned = await returned
+            returned = await attempt.go_on_loop(returned)
         output = json_object(
             {} if returned is None else returned, f"the output of step {step.name!r}"
         )
-        return _Completed(output, context.job_id)
+        return _Completed(output, context.job_id, context.announced)
 
     async def _report(self, ref: AttemptRef, report: Callable[[], Awaitable[None]]) -> None:
         try:
-            await self._offer(ref, report)
+            while True:
+                try:
+                    return await self._offer(ref, report)
+                except asyncio.CancelledError:
+                    if self._stopping:
+                        raise
+                    # What a handler has left behind (a watchdog) still cancels its task. Were
+                    # it heeded, the step would be running for ever with nobody at work on it;
+                    # and what has been stored meanwhile may be said again.
+                    task = asyncio.current_task()
+                    assert task is not None
+                    task.uncancel()
         finally:
             self._progress.end(ref)
 
@@ -302,14 +362,15 @@ class StepRunner:
             try:
                 await report()
                 return
-            except AttemptOver as error:
+            except (AttemptOver, ExecutionNotFound) as error:
+                # Not there: it was over for so long that it is forgotten.
                 log.info("a late report is dropped: %s", error)
                 return
             except Unavailable as error:
                 if self._stopping:
                     log.warning("stopping before an outcome was stored: %s", error)
                     return
-                pause = REPORT_AGAIN_S[min(tries, len(REPORT_AGAIN_S) - 1)]
+                pause = _pause_s(tries)
                 tries += 1
                 log.warning("the outcome of %s is not stored yet: %s", ref, error)
                 await self._clock.sleep(pause)
@@ -322,6 +383,10 @@ class StepRunner:
                     return
                 refused = True
                 report = partial(self._advance.fail, ref, reason)
+
+
+def _pause_s(tries: int) -> float:
+    return REPORT_AGAIN_S[min(tries, len(REPORT_AGAIN_S) - 1)]
 
 
 def _reason(error: BaseException) -> str:

@@ -32,27 +32,23 @@ def transition(execution: Execution, change: Change, dispatcher: Dispatcher) -> 
 
 
 def start_ready(draft: Execution, dispatcher: Dispatcher) -> Sequence[Step]:
-    """Start the ready steps that have a slot, queue the others; the started ones to launch.
+    """Start the ready steps that may go, queue the others; the started ones to launch.
 
-    External steps need no slot of ours: they start at once, and somebody else reports.
+    External ones are started and not launched: somebody else does them, and reports.
     """
     ready = draft.ready()
     if not ready:
         return ()
     at = draft.updated_at
-    for step in ready:
-        if step.spec.external:
-            draft.start(step.key, at=at)
-    ours = [step for step in ready if not step.spec.external]
-    if not ours:
-        return ()
-    admitted = dispatcher.admit(draft, ours)
+    admitted = dispatcher.admit(draft, ready)
     started = []
-    for step in ours:
-        if step.key in admitted:
-            started.append(draft.start(step.key, at=at))
-        else:
+    for step in ready:
+        if step.key not in admitted:
             draft.queue(step.key, at=at)
+            continue
+        begun = draft.start(step.key, at=at)
+        if not step.spec.external:
+            started.append(begun)
     return started
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,8 @@ MAX_MESSAGE_ID = 200
 
 CARD_PATH = "sd_path"
 LIBRARY = "library"
+DESTINATIONS = "destinations"
+AGAIN = "again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Trigger:
         threads: Threads,
         hold: Hold,
         library: str,
+        destinations: Sequence[str] = (),
     ) -> None:
         self._catalogue = catalogue
         self._executions = executions
@@ -50,6 +54,7 @@ class Trigger:
         self._threads = threads
         self._hold = hold
         self._library = library
+        self._destinations = tuple(destinations)
 
     async def __call__(
         self,
@@ -80,10 +85,16 @@ class Trigger:
                     f"{CARD_PATH} is missing: pipeline {pipeline_type!r} works on a card",
                     field=CARD_PATH,
                 )
-            if LIBRARY in payload:
+            for name in (LIBRARY, DESTINATIONS):
+                if name in payload:
+                    raise InvalidInput(
+                        f"{name} is the server's to say, not the client's: leave it out",
+                        field=name,
+                    )
+            if not isinstance(payload.get(AGAIN, False), bool):
                 raise InvalidInput(
-                    f"{LIBRARY} is the server's to say, not the client's: leave it out",
-                    field=LIBRARY,
+                    f"{AGAIN} is true (copy what was imported before once more) or false",
+                    field=AGAIN,
                 )
             sd_path = payload[CARD_PATH]
             located = await self._threads.run(
@@ -96,6 +107,8 @@ class Trigger:
         if pipeline.card:
             # Whichever server goes on with it, the footage of one card stays together.
             payload[LIBRARY] = self._library
+            if self._destinations:
+                payload[DESTINATIONS] = [self._library, *self._destinations]
         execution = Execution.trigger(
             pipeline.definition,
             uuid=self._ids.new(),

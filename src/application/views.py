@@ -31,7 +31,10 @@ def _timestamp_or_none(at: datetime | None) -> str | None:
 
 @dataclass(slots=True)
 class StepView:
-    """progress: of the step, from 0 to 100."""
+    """progress: of the step, from 0 to 100. worker_id: who outside has claimed it last.
+
+    lease_expires_at: until when that worker may be silent, while it is at work.
+    """
 
     step_name: str
     step_key: str
@@ -47,6 +50,8 @@ class StepView:
     progress: int
     output_data: Mapping[str, Any] | None
     error_message: str | None
+    worker_id: str | None
+    lease_expires_at: str | None
     created_at: str | None
     queued_at: str | None
     next_attempt_at: str | None
@@ -70,6 +75,8 @@ class StepView:
             progress=100 if step.status is StepStatus.COMPLETED else int(100 * step.progress),
             output_data=step.output,
             error_message=step.error,
+            worker_id=step.worker,
+            lease_expires_at=_timestamp_or_none(step.lease_ends_at if step.claimed else None),
             created_at=_timestamp_or_none(step.created_at),
             queued_at=_timestamp_or_none(step.queued_at),
             next_attempt_at=_timestamp_or_none(step.not_before),

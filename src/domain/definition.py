@@ -182,12 +182,7 @@ class PipelineDefinition:
                 f"pipeline type {self.type!r} must match {PIPELINE_TYPE.pattern}", field="type"
             )
         _check_steps(self.type, self.steps)
-        object.__setattr__(self, "_by_name", {spec.name: spec for spec in self.steps})
-        spawners = {
-            family: tuple(spec for spec in self.steps if family in spec.spawns)
-            for family in {name for spec in self.steps for name in spec.spawns}
-        }
-        object.__setattr__(self, "_spawners", spawners)
+        self._index()
         circle = find_circle({spec.name: spec.spawns for spec in self.steps})
         if circle:
             raise InvalidDefinition(
@@ -213,11 +208,25 @@ class PipelineDefinition:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> PipelineDefinition:
-        """Read back what ``to_dict`` wrote, in this version or an older one."""
-        return cls(
-            type=stored["type"],
-            steps=tuple(StepSpec.from_dict(spec) for spec in stored["steps"]),
-        )
+        """Read back what ``to_dict`` wrote, in this version or an older one.
+
+        What was valid then isn't asked again: a rule that is new must not keep an
+        execution from going on that began without it.
+        """
+        definition = object.__new__(cls)
+        object.__setattr__(definition, "type", stored["type"])
+        specs = tuple(StepSpec.from_dict(spec) for spec in stored["steps"])
+        object.__setattr__(definition, "steps", specs)
+        definition._index()
+        return definition
+
+    def _index(self) -> None:
+        object.__setattr__(self, "_by_name", {spec.name: spec for spec in self.steps})
+        spawners = {
+            family: tuple(spec for spec in self.steps if family in spec.spawns)
+            for family in {name for spec in self.steps for name in spec.spawns}
+        }
+        object.__setattr__(self, "_spawners", spawners)
 
     def _waits_for(self, spec: StepSpec) -> tuple[str, ...]:
         """Names; who waits for a family waits for those who may spawn it as well."""

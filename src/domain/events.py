@@ -156,6 +156,22 @@ class StepSkipped(StepFact):
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class Announced(StepFact):
+    """A step's own word, which no other fact says; ``said`` is what clients are told with it."""
+
+    word: str
+    said: Mapping[str, Any]
+
+    @property
+    def type(self) -> str:  # type: ignore[override]  # the one fact whose type isn't its class's
+        return self.word
+
+    def data(self) -> dict[str, Any]:
+        whose = {"step_name": self.step_name, "step_key": self.step_key, "attempt": self.attempt}
+        return {**self.said, **whose}
+
+
 def _as_json(value: Any) -> Any:
     if isinstance(value, str | int):
         return value

@@ -41,6 +41,7 @@ from domain.errors import (
     StepNotFound,
 )
 from domain.events import (
+    Announced,
     Fact,
     PipelineCancelled,
     PipelineCompleted,
@@ -275,22 +276,33 @@ class Execution:
         if self.status is not ExecutionStatus.RUNNING or self.paused_at is not None:
             return ()
         pending = StepStatus.PENDING
-        return [
-            step for step in self.steps.values() if step.status is pending and self._may_start(step)
-        ]
+        # The members of a family wait for the same, so that is looked at once for all of them:
+        # where one family waits for another, each look goes through all of the other.
+        satisfied: dict[tuple[tuple[str, ...], tuple[str, ...]], bool] = {}
+        ready = []
+        for step in self.steps.values():
+            if step.status is not pending or not self._is_due(step):
+                continue
+            waits_for = (step.depends_on, step.after)
+            if waits_for not in satisfied:
+                satisfied[waits_for] = dependencies.is_satisfied(self.definition, self.steps, step)
+            if satisfied[waits_for]:
+                ready.append(step)
+        return ready
 
     def next_look_at(self) -> datetime | None:
-        """When something may be due by itself: an attempt to start, a wait to give up."""
-        if self.status is not ExecutionStatus.RUNNING or self.paused_at is not None:
-            return None
-        pending = StepStatus.PENDING
-        due = [
-            time
-            for step in self.steps.values()
-            if step.status is pending
-            for time in (step.not_before, step.queue_ends_at)
-            if time is not None and time > self.updated_at
-        ]
+        """When something may be due by itself: an attempt to start, a wait to give up, or
+        the time of a worker outside, which runs whatever the execution does."""
+        pending, running = StepStatus.PENDING, StepStatus.RUNNING
+        starts = self.status is ExecutionStatus.RUNNING and self.paused_at is None
+        due = []
+        for step in self.steps.values():
+            if step.status is pending and starts:
+                times = (step.not_before, step.queue_ends_at)
+                due += [time for time in times if time is not None and time > self.updated_at]
+            elif step.status is running and step.worker is not None:
+                # Also what is over by now: who is looked at for it may be looking elsewhere.
+                due += [time for time in (step.lease_ends_at, step.run_ends_at) if time is not None]
         return min(due, default=None)
 
     def waits_for(self) -> Sequence[str]:
@@ -347,9 +359,11 @@ class Execution:
         *,
         at: datetime,
         job_id: int | None = None,
+        announced: Sequence[tuple[str, Mapping[str, Any]]] = (),
     ) -> None:
         """The attempt has done its work: merge its output, and see what follows.
 
+        ``announced``: words of its own that it has to say, and what is said with each.
         The same report twice is a no-op. An output that contradicts what the
         trigger or another step said fails the step instead, naming both.
         Raises ``StepNotFound``; ``AttemptOver`` for an attempt that doesn't run.
@@ -372,6 +386,8 @@ class Execution:
             self.job_id = job_id
         finishes = self._is_done()
         self._advance_progress(complete=finishes)
+        for word, said in announced:
+            self._record(Announced(at, step.name, step.key, attempt, word, said))
         self._record(StepCompleted(at, step.name, key, attempt, self.progress))
         if finishes:
             self._finish(at)
@@ -470,6 +486,33 @@ class Execution:
         self._add(spawned, by, at)
         return self.steps[spawned.key]
 
+    def claim(self, key: str, worker: str, *, at: datetime) -> Step:
+        """A worker outside begins with the running attempt of an external step.
+
+        From now on its lease and its time count. Raises ``StepNotFound``; ``NotExternal``;
+        ``IllegalTransition`` unless the execution goes on and the step runs and waits for
+        a worker.
+        """
+        step = self.require_external(key)
+        if self.status is not ExecutionStatus.RUNNING:
+            raise IllegalTransition(f"step {key} of an execution", "be claimed", self.status)
+        if self.paused_at is not None:
+            raise IllegalTransition(f"step {key} of an execution", "be claimed", "paused")
+        if step.status is not StepStatus.RUNNING:
+            raise IllegalTransition(f"step {key}", "be claimed", step.status)
+        if step.claimed:
+            raise IllegalTransition(f"step {key}", "be claimed", f"done by {step.worker}")
+        return self._put(step.claim(worker, at=at), at)
+
+    def beat(self, key: str, attempt: int, *, at: datetime) -> None:
+        """The worker outside that does the attempt is alive: its lease begins anew.
+
+        Raises ``StepNotFound``; ``AttemptOver`` for an attempt that doesn't run.
+        """
+        step = self.step(key)
+        self._believe(step, attempt)
+        self._put(step.beat(at=at), at)
+
     def leave(self, key: str, attempt: int, checkpoint: Mapping[str, Any], *, at: datetime) -> None:
         """A running attempt leaves something for the next one. Raises ``AttemptOver``."""
         step = self.step(key)
@@ -485,13 +528,23 @@ class Execution:
         self._believe(step, attempt)
         self._take_over(step, at)
 
-    def tick(self, *, at: datetime) -> None:
-        """Time has passed: give up what has waited too long; what is due is ready by now."""
+    def tick(self, *, at: datetime, held: bool = False) -> None:
+        """Time has passed: give up what has waited or run too long outside, and take over
+        what its worker has lost; what is due is ready by now.
+
+        ``held``: nobody gets a slot, so who has waited too long waits anew.
+        """
         self.updated_at = max(self.updated_at, at)
         for step in list(self.steps.values()):
+            if step.claimed:
+                self._watch(step, at)
+                continue
             waits = self.status is ExecutionStatus.RUNNING and step.status is StepStatus.PENDING
             ends_at = step.queue_ends_at
             if waits and ends_at is not None and ends_at <= at:
+                if held:
+                    self._put(step.leave_queue(), at)
+                    continue
                 waited = step.spec.queue_timeout_s
                 self._fail_for_good(step, f"waited more than {waited:g} s for a slot", at)
 
@@ -499,13 +552,17 @@ class Execution:
         """The process that ran the steps is gone: take over what it was doing.
 
         Steps that run outside Rushes haven't lost their worker and go on. Who waited for a
-        slot waits anew: that there was nobody to give one is no fault of theirs.
+        slot waits anew, and so does a lease: that there was nobody to give one, or to hear
+        that a worker lives, is no fault of theirs.
         """
         self._leave_queues(at)
         for step in list(self.steps.values()):
-            if step.status is not StepStatus.RUNNING or step.spec.external:
+            if step.status is not StepStatus.RUNNING:
                 continue
-            self._take_over(step, at)
+            if step.spec.external:
+                self._put(step.beat(at=at), at)
+            else:
+                self._take_over(step, at)
         self.updated_at = at
         self.progress = 0
         self._advance_progress()
@@ -633,9 +690,12 @@ class Execution:
     def _may_start(self, step: Step) -> bool:
         return (
             step.status is StepStatus.PENDING
-            and (step.not_before is None or step.not_before <= self.updated_at)
+            and self._is_due(step)
             and dependencies.is_satisfied(self.definition, self.steps, step)
         )
+
+    def _is_due(self, step: Step) -> bool:
+        return step.not_before is None or step.not_before <= self.updated_at
 
     def _record(self, fact: Fact) -> None:
         self.recorded.append(fact)
@@ -709,6 +769,14 @@ class Execution:
         """Nothing starts from now on, so nobody waits for a slot."""
         for step in list(self.steps.values()):
             self._put(step.leave_queue(), at)
+
+    def _watch(self, step: Step, at: datetime) -> None:
+        """A worker outside has the attempt: see whether its time or its lease is over."""
+        if step.run_ends_at is not None and step.run_ends_at <= at:
+            limit_s = step.spec.run_timeout_s
+            self.fail(step.key, step.attempt, f"ran longer than {limit_s:g} s", at=at)
+        elif step.lease_ends_at is not None and step.lease_ends_at <= at:
+            self._take_over(step, at)
 
     def _take_over(self, step: Step, at: datetime) -> None:
         if step.takeovers >= MAX_TAKEOVERS:

@@ -10,9 +10,11 @@ litter that operating systems leave, and what is no file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 
 class FileKind(StrEnum):
@@ -191,6 +193,10 @@ class CardFile:
     problem: str | None = None
 
 
+HASH_NAMES = ("c4", "md5", "sha1", "xxh128", "xxh3", "xxh64")
+"""Of the hashes that footage may be known by, as manifests write them."""
+
+
 class JobStatus(StrEnum):
     CREATED = "created"
     COPIED = "copied"
@@ -202,6 +208,7 @@ class Job:
 
     name: the folder below the library; nobody else has it.
     file_count and total_bytes: what the scan found to be copied.
+    verdict: the last one on its card, as JSON (``application/report.py``); None before that.
     """
 
     id: int
@@ -214,13 +221,15 @@ class Job:
     total_bytes: int
     created_at: datetime
     completed_at: datetime | None = None
+    verdict: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ImportedFile:
     """A ledger row: a copy of this file was verified and published.
 
-    hash: hexadecimal, by ``hash_name``.
+    hash: as text, by ``hash_name``. further: other hashes from the same reading, each with
+    its name; they don't make it another file.
     """
 
     card_identity: str
@@ -229,13 +238,18 @@ class ImportedFile:
     mtime_ns: int
     hash_name: str
     hash: str
+    further: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedCopy:
-    """What a copy step tells the ledger of one file: it stands at ``destination``/``path``."""
+    """What a copy step tells the ledger of one file: it stands at ``destination``/``path``.
+
+    cold: whether what was read back was shown to come from the device, not from memory.
+    """
 
     file: ImportedFile
     destination: str
     path: bytes
     verified_at: datetime
+    cold: bool = False

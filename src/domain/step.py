@@ -90,6 +90,11 @@ class Step(NamedTuple):
     takeovers: attempts lost with their worker, since a person last retried.
     progress: of the running attempt, from 0 to 1, as last noted.
     queued_at: since when it has been ready and waiting for a slot.
+    started_at: when the attempt began; of one that a worker outside has claimed, when
+        it did.
+    worker: who outside does an external step, or was the last to try; None as long as
+        nobody has claimed the attempt.
+    lease_ends_at: until when the worker that has it may be silent.
     checkpoint: what an attempt has left for the next one.
     not_before: when the next attempt may start, after one that failed.
     waived: a person has said that it may be missing; what depends on it may go on.
@@ -116,6 +121,8 @@ class Step(NamedTuple):
     not_before: datetime | None = None
     waived: bool = False
     spawned_by: str | None = None
+    worker: str | None = None
+    lease_ends_at: datetime | None = None
 
     @property
     def name(self) -> str:
@@ -152,6 +159,18 @@ class Step(NamedTuple):
             return None
         return self.queued_at + timedelta(seconds=self.spec.queue_timeout_s)
 
+    @property
+    def claimed(self) -> bool:
+        """Whether a worker outside is at work on it."""
+        return self.worker is not None and self.status is StepStatus.RUNNING
+
+    @property
+    def run_ends_at(self) -> datetime | None:
+        """When the worker that has it will have taken too long."""
+        if not self.claimed or self.started_at is None or self.spec.run_timeout_s is None:
+            return None
+        return self.started_at + timedelta(seconds=self.spec.run_timeout_s)
+
     def _fire(self, verb: StepVerb) -> StepStatus:
         try:
             return STEP_TRANSITIONS[self.status][verb]
@@ -170,7 +189,19 @@ class Step(NamedTuple):
             error=None,
             started_at=at,
             not_before=None,
+            worker=None,
+            lease_ends_at=None,
         )
+
+    def claim(self, worker: str, *, at: datetime) -> Step:
+        """A worker outside begins with the running attempt; its time counts from now."""
+        return self._replace(worker=worker, started_at=at).beat(at=at)
+
+    def beat(self, *, at: datetime) -> Step:
+        """The worker that has it is alive; its lease begins anew."""
+        if not self.claimed or self.spec.lease_s is None:
+            return self
+        return self._replace(lease_ends_at=at + timedelta(seconds=self.spec.lease_s))
 
     def queue(self, *, at: datetime) -> Step:
         """Ready, and waiting for a slot. Keeps its place if it waits already."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -258,11 +259,32 @@ async def test_an_outcome_that_nothing_can_be_said_about_ends_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     engine = await Engine(Pipeline("one", [step(name="a")(lambda context: None)])).open()
-    error = ExecutionNotFound(1)
+    error = OverflowError("odd")
     engine.advance._executions = Refusing(engine.executions, error, 99)  # type: ignore[assignment]
     await engine.trigger("one", {})
     await asyncio.wait_for(engine.dispatcher.idle(), 10)
-    assert "there is no execution 1" in caplog.text
+    assert "its outcome can't be stored: OverflowError: odd" in caplog.text
+
+
+async def test_what_a_handler_says_that_outlives_its_forgotten_execution_is_dropped_quietly(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    go_on = asyncio.Event()
+
+    async def deaf(context: StepContext) -> Output:
+        await go_on.wait()
+        return {"late": True}
+
+    engine = await Engine(Pipeline("one", [step(name="a")(deaf)])).open()
+    made = (await engine.trigger("one", {})).execution.id
+    await engine.cancel(made)
+    await engine.clock.advance(60)
+    assert await engine.executions.forget(engine.clock.now(), 10) == 1
+    go_on.set()
+    with caplog.at_level(logging.INFO):
+        await asyncio.wait_for(engine.dispatcher.idle(), 10)
+    assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
+    assert "a late report is dropped: there is no execution 1" in caplog.text
 
 
 async def test_a_report_of_an_attempt_that_was_replaced_is_dropped() -> None:
@@ -437,6 +459,15 @@ async def test_a_step_that_kills_its_process_fails_in_the_end() -> None:
     view = await engine.status.get(answer.execution.id)
     assert view.status == "failed"
     assert "lost its worker" in str(view.error_message)
+
+
+async def test_whatever_a_coroutine_raises_its_attempt_has_an_end() -> None:
+    async def broken(context: StepContext) -> Output:
+        raise GeneratorExit
+
+    view = await ran(broken)
+    assert (view.status, view.steps[0].status) == ("failed", "failed")
+    assert "GeneratorExit" in str(view.error_message)
 
 
 # -- steps outside ---------------------------------------------------------------

@@ -199,6 +199,30 @@ async def test_a_client_never_says_where_footage_goes(engine: Engine, library: o
     assert await nothing_happened(engine)
 
 
+async def test_further_destinations_are_kept_with_the_library_and_are_the_server_s_to_say(
+    engine: Engine,
+) -> None:
+    trigger = engine.trigger_of("/library", "/backup", "/raid")
+    with pytest.raises(InvalidInput, match="destinations is the server's to say"):
+        await trigger("card", {"sd_path": "/media/A001", "destinations": ["/backup"]})
+    assert await nothing_happened(engine)
+    answer = await trigger("card", {"sd_path": "/media/A001"}, message_id="m")
+    assert answer.execution.execution_data["library"] == "/library"
+    assert answer.execution.execution_data["destinations"] == ["/library", "/backup", "/raid"]
+    again = await engine.trigger("card", {"sd_path": "/media/A001"}, message_id="m")
+    assert again.duplicate == "message"
+
+
+@pytest.mark.parametrize("again", ["yes", 1, None, []])
+async def test_again_is_a_plain_yes_or_no(engine: Engine, again: object) -> None:
+    with pytest.raises(InvalidInput, match="again is true") as refused:
+        await engine.trigger("card", {"sd_path": "/media/A001", "again": again})
+    assert refused.value.field == "again"
+    assert await nothing_happened(engine)
+    answer = await engine.trigger("card", {"sd_path": "/media/A001", "again": True})
+    assert answer.execution.execution_data["again"] is True
+
+
 async def test_another_pipelines_library_is_only_data(engine: Engine) -> None:
     answer = await engine.trigger("plain", {"library": "of the town"})
     assert answer.execution.execution_data == {"library": "of the town"}

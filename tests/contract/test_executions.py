@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -446,14 +447,37 @@ async def test_every_admitted_step_is_launched_or_withdrawn(store: Store) -> Non
     assert store.dispatcher.withdrawn
 
 
-async def test_external_steps_start_without_asking_for_a_slot(store: Store) -> None:
+OUTSIDE = PipelineDefinition("outside", (StepSpec("render", external=True), StepSpec("a")))
+
+
+async def test_external_steps_start_without_a_slot_and_nobody_here_runs_them(
+    store: Store,
+) -> None:
     store.dispatcher.slots = 0
-    definition = PipelineDefinition("outside", (StepSpec("render", external=True), StepSpec("a")))
-    made = (await store.trigger(definition)).execution
+    made = (await store.trigger(OUTSIDE)).execution
     assert made.step("render").status is StepStatus.RUNNING
     assert made.waits_for() == ["render"]
-    assert store.dispatcher.asked == [(made.id, "a")]
+    assert made.step("a").status is StepStatus.PENDING
     assert store.dispatcher.launched == []
+    store.fail_commits(1)
+    with pytest.raises(Unavailable):
+        await store.trigger(OUTSIDE)
+    assert store.dispatcher.withdrawn == []
+
+
+async def test_while_the_dispatcher_holds_external_steps_wait_as_all_others_do(
+    store: Store,
+) -> None:
+    store.dispatcher.hold()
+    made = await store.make(OUTSIDE)
+    held = await store.executions.get(made)
+    for key in ("render", "a"):
+        assert held.step(key).status is StepStatus.PENDING
+        assert held.step(key).queued_at == EPOCH
+    store.dispatcher.go_on()
+    started = await store.executions.update(made, lambda e: e.tick(at=EPOCH))
+    assert started.waits_for() == ["render"]
+    assert store.dispatcher.keys == ["a"]
 
 
 # -- reading ---------------------------------------------------------------------
@@ -901,3 +925,49 @@ async def test_executions_of_one_type_are_listed_without_going_through_all(
     assert len(listed) == (status in (None, ExecutionStatus.RUNNING))
     column = "pipeline_type" if status in (None, ExecutionStatus.COMPLETED) else "status"
     assert [plan.split("(")[1] for plan in plans] == [f"{column}=?)"]
+
+
+# -- external steps --------------------------------------------------------------
+
+RENDERED = PipelineDefinition(
+    "outside",
+    (StepSpec("render", external=True, lease_s=60), StepSpec("b", depends_on=("render",))),
+)
+OWN = PipelineDefinition("own", (StepSpec("render"),))
+
+
+async def test_steps_that_wait_for_a_worker_are_found_the_longest_waiting_first(
+    store: Store,
+) -> None:
+    first = await store.make(RENDERED)
+    second = await store.make(replace(RENDERED, type="other"))
+    await store.make(OWN)  # the same name, and no business of workers outside
+    claimed, paused, failed = [await store.make(RENDERED) for _ in range(3)]
+    await store.executions.update(claimed, lambda e: e.claim("render", "w", at=EPOCH))
+    await store.executions.update(paused, lambda e: e.pause(at=EPOCH))
+    await store.executions.update(failed, lambda e: e.cancel(at=EPOCH))
+    # The first one's worker was lost: its second attempt has waited less long than others.
+    await store.executions.update(
+        first, lambda e: e.release("render", 1, at=EPOCH + timedelta(seconds=5))
+    )
+    unclaimed = store.executions.unclaimed
+    assert list(await unclaimed("render", None, 10)) == [(second, "render"), (first, "render")]
+    assert list(await unclaimed("render", None, 1)) == [(second, "render")]
+    assert list(await unclaimed("render", "outside", 10)) == [(first, "render")]
+    assert list(await unclaimed("b", None, 10)) == []
+
+
+async def test_who_has_claimed_a_step_and_until_when_is_stored(store: Store) -> None:
+    made = await store.make(RENDERED)
+    await store.executions.update(made, lambda e: e.claim("render", "wörker", at=EPOCH))
+    if isinstance(store, SqlStore):
+        await store.reopen()
+    step = (await store.executions.get(made)).step("render")
+    assert (step.worker, step.lease_ends_at) == ("wörker", EPOCH + timedelta(seconds=60))
+
+
+async def test_the_dispatcher_is_asked_to_look_when_a_lease_is_over(store: Store) -> None:
+    made = await store.make(RENDERED)
+    await store.executions.update(made, lambda e: e.claim("render", "w", at=EPOCH))
+    await until(lambda: store.dispatcher.looks, within_s=2)
+    assert store.dispatcher.looks[-1] == (made, EPOCH + timedelta(seconds=60))

@@ -426,6 +426,21 @@ async def test_recording_the_same_again_is_a_no_op(footage: Footage) -> None:
         assert footage.store.query("SELECT count(*) FROM imported_copy") == [(1,)]
 
 
+async def test_further_hashes_and_what_was_read_cold_are_kept_and_make_no_other_file(
+    footage: Footage,
+) -> None:
+    row = replace(imported(), further=(("md5", "d" * 32), ("c4", "c4" + "1" * 88)))
+    await recorded(footage, replace(copy_of(row), cold=True))
+    await recorded(footage, copy_of(imported()), copy_of(imported(), "/backup"))
+    (found,) = (await known(footage, file(row.path)))[row.path]
+    assert found.cold
+    assert dict(found.file.further) == dict(row.further)
+    (other,) = (await known(footage, file(row.path), destination="/backup"))[row.path]
+    assert not other.cold
+    if isinstance(footage.store, SqlStore):
+        assert footage.store.query("SELECT count(*) FROM imported_file") == [(1,)]
+
+
 async def test_names_are_bytes_in_the_ledger(footage: Footage) -> None:
     row = imported(b"\xff\n\x1b.MP4")
     await recorded(footage, copy_of(row))
@@ -449,3 +464,43 @@ async def test_only_a_running_attempt_records_and_otherwise_nothing_is(
             footage.ledger.record, await over(footage, how), job.id, [copy_of(imported())]
         )
     assert await known(footage, file(b"C1.MP4")) == {}
+
+
+# -- the verdict on a job's card -------------------------------------------------
+
+
+async def test_a_job_has_the_last_verdict_on_its_card(footage: Footage) -> None:
+    ref = await footage.attempt()
+    job = await footage.job(ref)
+    assert job.verdict is None
+    await footage.call(footage.jobs.judged, ref, job.id, {"safe_to_format": False, "é": [1]})
+    last = {"safe_to_format": True, "reasons": [{"path": "\\xff", "detail": None}]}
+    judged = await footage.call(footage.jobs.judged, ref, job.id, last)
+    assert judged == replace(job, verdict=last)
+    assert await footage.call(footage.jobs.get, job.id) == judged
+    # It is no copy that is to be finished, nor anything else that is known of the job.
+    copied = await footage.call(footage.jobs.copied, ref, job.id)
+    assert copied.verdict == last
+
+
+async def test_a_verdict_on_a_job_that_there_isn_t_is_refused(footage: Footage) -> None:
+    ref = await footage.attempt()
+    with pytest.raises(JobNotFound):
+        await footage.call(footage.jobs.judged, ref, 99, {})
+
+
+@OVER
+async def test_only_a_running_attempt_judges(footage: Footage, how: str) -> None:
+    job = await footage.job(await footage.attempt())
+    with pytest.raises(AttemptOver):
+        await footage.call(footage.jobs.judged, await over(footage, how), job.id, {"a": 1})
+    assert (await footage.call(footage.jobs.get, job.id)).verdict is None
+
+
+async def test_jobs_are_listed_the_newest_first_a_page_at_a_time(footage: Footage) -> None:
+    made = [await footage.job(await footage.attempt(), f"job {n}") for n in range(5)]
+    assert await footage.call(footage.jobs.list) == made[::-1]
+    assert await footage.call(footage.jobs.list, limit=2) == [made[4], made[3]]
+    assert await footage.call(footage.jobs.list, before=made[3].id, limit=2) == [made[2], made[1]]
+    assert await footage.call(footage.jobs.list, before=made[0].id) == []
+    assert len(await footage.call(footage.jobs.list, before=2**63 - 1)) == 5

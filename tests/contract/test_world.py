@@ -118,6 +118,26 @@ async def test_blocking_calls_do_not_hold_up_the_loop() -> None:
     threads.on_loop(lambda: None)
 
 
+async def test_who_is_on_the_loop_may_not_block_it_for_a_result(threads: Threads) -> None:
+    async def never() -> None:
+        raise AssertionError("nobody waits for this")
+
+    with pytest.raises(RuntimeError, match=r"async variant|await the other"):
+        threads.await_result(never)
+
+
+async def test_a_thread_may_wait_for_what_the_loop_does() -> None:
+    threads = LoopThreads()
+    threads.open()
+
+    async def answer() -> int:
+        await asyncio.sleep(0)
+        return 42
+
+    assert await threads.run(lambda: threads.await_result(answer)) == 42
+    threads.close()
+
+
 def test_a_callback_to_a_loop_that_is_gone_is_dropped() -> None:
     threads = LoopThreads()
 

@@ -152,6 +152,17 @@ def test_a_definition_survives_storage_whole() -> None:
     assert set(stored["steps"][0]) == set(StepSpec.__slots__), "every field is stored"
 
 
+def test_what_is_stored_is_not_asked_again_whether_it_is_valid() -> None:
+    stored = PipelineDefinition("film", (StepSpec("a"), StepSpec("b"))).to_dict()
+    stored["steps"][0]["weight"] = 0
+    stored["steps"][1]["name"] = "no word"
+    found = PipelineDefinition.from_dict(stored)
+    assert [spec.name for spec in found.steps] == ["a", "no word"]
+    assert found.spec("no word") is not None
+    with pytest.raises(InvalidDefinition):
+        PipelineDefinition("film", found.steps)
+
+
 def test_what_an_older_version_stored_gets_the_defaults() -> None:
     old = PipelineDefinition.from_dict({"type": "film", "steps": [{"name": "a"}]})
     assert old.steps == (StepSpec("a"),)

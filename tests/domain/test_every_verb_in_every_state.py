@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from domain.definition import PipelineDefinition, StepSpec
-from domain.errors import AttemptOver, IllegalTransition, RushesError
+from domain.errors import AttemptOver, IllegalTransition, NotExternal, RushesError
 from domain.execution import Execution, ExecutionStatus
 from domain.step import StepStatus
 
@@ -102,6 +102,20 @@ HAS_COMPLETED = tuple(each for each in SITUATIONS if each.endswith("/completed")
 ACTIVE = tuple(each for each in SITUATIONS if each.startswith(("pending", "running")))
 CANCELLED = tuple(each for each in SITUATIONS if each.startswith("cancelled"))
 WAIVED = ("pending/skipped", "running/skipped", "completed/skipped", "cancelled/skipped")
+
+
+def outside(execution: Execution) -> Execution:
+    """The same, as if a service outside did ``x``, with a lease."""
+    step = execution.step("x")
+    spec = replace(step.spec, external=True, lease_s=60)
+    execution.steps["x"] = step._replace(spec=spec)
+    return execution
+
+
+def held_outside(execution: Execution) -> Execution:
+    step = outside(execution).step("x")
+    execution.steps["x"] = step._replace(worker="other", lease_ends_at=NOW + timedelta(seconds=60))
+    return execution
 
 
 def attempt(execution: Execution) -> int:
@@ -240,6 +254,23 @@ TABLE: dict[str, Line] = {
         lambda e: e.settle("x", {"x2": 2}, at=NOW),
         IllegalTransition,
         {"failed/failed": "running/completed"},
+    ),
+    "claim": Line(lambda e: e.claim("x", "w", at=NOW), NotExternal, {}),
+    "claim of an external step": Line(
+        lambda e: outside(e).claim("x", "w", at=NOW),
+        IllegalTransition,
+        {"running/running": SAME},
+    ),
+    "claim of what somebody has": Line(
+        lambda e: held_outside(e).claim("x", "w", at=NOW), IllegalTransition, {}
+    ),
+    "beat": Line(
+        lambda e: e.beat("x", attempt(e), at=NOW), AttemptOver, dict.fromkeys(RUNS, NOTHING)
+    ),
+    "beat of who has it": Line(
+        lambda e: held_outside(e).beat("x", attempt(e), at=NOW + timedelta(seconds=1)),
+        AttemptOver,
+        dict.fromkeys(RUNS, SAME),
     ),
     "run again": Line(
         lambda e: Execution.rerun(e, "x", uuid="v", at=NOW),

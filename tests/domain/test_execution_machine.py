@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from domain import events
 from domain.definition import PipelineDefinition, RetryPolicy, StepSpec
-from domain.errors import AttemptOver, IllegalTransition, InvalidInput, RushesError
+from domain.errors import AttemptOver, IllegalTransition, InvalidInput, NotExternal, RushesError
 from domain.events import Fact
 from domain.execution import MAX_TAKEOVERS, Execution
 
@@ -48,7 +48,7 @@ DEEDS = {
     "complete": 6,
     "spawn": 9,
     "fail": 4,
-    "time_passes": 3,
+    "time_passes": 5,
     "retry": 3,
     "waive": 3,
     "settle": 3,
@@ -61,6 +61,8 @@ DEEDS = {
     "lose": 1,
     "lose_it_again_and_again": 1,
     "recover": 1,
+    "claim": 12,
+    "beat": 3,
     "begin": 1,
     "pause": 1,
     "resume": 2,
@@ -95,7 +97,7 @@ def definitions(draw: st.DrawFn) -> PipelineDefinition:
             if relation in (1, 2):
                 allowed = spec.required or not required
                 waits[0 if relation == 1 and allowed else 1].append(named(spec))
-        external = draw(st.integers(0, 4)) == 4
+        external = draw(st.integers(0, 4)) > 2
         if dynamic:
             for index in draw(st.sets(st.integers(0, len(specs) - 1), min_size=1, max_size=2)):
                 specs[index] = replace(specs[index], spawns=(*specs[index].spawns, name))
@@ -108,6 +110,8 @@ def definitions(draw: st.DrawFn) -> PipelineDefinition:
                 weight=draw(st.integers(1, 50)),
                 external=external,
                 retry=RetryPolicy(retries=max(0, draw(st.integers(-1, 2))), delay_s=5, factor=3),
+                lease_s=draw(st.sampled_from([15, None, 15])) if external else None,
+                run_timeout_s=draw(st.sampled_from([None, 30])) if external else None,
                 queue_timeout_s=None if external or draw(st.booleans()) else 20,
                 dynamic=dynamic,
             )
@@ -141,6 +145,9 @@ class Known:
     output: Mapping[str, Any] | None = None
     not_before: datetime | None = None
     queued_at: datetime | None = None
+    worker: str | None = None
+    claimed_at: datetime | None = None
+    lease_ends_at: datetime | None = None
     last: tuple[Any, ...] | None = None
 
     @classmethod
@@ -166,9 +173,30 @@ class Known:
             return None
         return self.queued_at + timedelta(seconds=self.spec.queue_timeout_s)
 
+    @property
+    def claimed(self) -> bool:
+        return self.worker is not None and self.status == "running"
+
+    @property
+    def run_ends_at(self) -> datetime | None:
+        if self.claimed_at is None or self.spec.run_timeout_s is None:
+            return None
+        return self.claimed_at + timedelta(seconds=self.spec.run_timeout_s)
+
+    @property
+    def ends(self) -> list[datetime]:
+        """When a worker outside will have been silent, or at it, for too long."""
+        times = (self.lease_ends_at, self.run_ends_at) if self.claimed else ()
+        return [time for time in times if time is not None]
+
+    def beats(self, at: datetime) -> None:
+        if self.claimed and self.spec.lease_s is not None:
+            self.lease_ends_at = at + timedelta(seconds=self.spec.lease_s)
+
     def again(self) -> None:
         """Pending again, with nothing left of the attempt before."""
         self.status, self.fraction, self.queued_at, self.last = "pending", 0.0, None, None
+        self.worker = self.claimed_at = self.lease_ends_at = None
 
 
 class Life(RuleBasedStateMachine):
@@ -249,6 +277,11 @@ class Life(RuleBasedStateMachine):
                 return bool(self.ready())
             case "complete" | "contradict" | "fail" | "leave" | "release" | "lose":
                 return bool(self.those("running"))
+            case "claim":
+                running = [self.known[key] for key in self.those("running")]
+                return any(step.spec.external and not step.claimed for step in running)
+            case "beat":
+                return any(step.claimed for step in self.known.values())
             case "spawn":
                 return bool(self.spawners())
             case "retry" | "waive" | "settle":
@@ -293,12 +326,53 @@ class Life(RuleBasedStateMachine):
 
     def time_passes(self, pick: int, _: int) -> None:
         self.now += timedelta(seconds=pick // 2)
-        late = self.overdue(self.now + timedelta(seconds=1)) if self.status == "running" else []
+        failing, lost = self.over(self.now + timedelta(seconds=1))
         told = self.verb("tick")
-        failed = [fact.subject for fact in told if isinstance(fact, events.StepFailed)]
-        # The first that fails the execution ends the waiting of all others.
-        assert failed == late or (self.status == "failed" and failed == late[: len(failed)] != [])
+        assert [fact.subject for fact in told if isinstance(fact, events.StepFailed)] == failing
+        for key in lost:
+            self.known[key].again()
+            self.known[key].lost += 1
         assert self.execution.updated_at == self.now
+
+    def over(self, at: datetime) -> tuple[list[str], list[str]]:
+        """Who fails because its time is over by then, and who is taken over."""
+        failing: list[str] = []
+        lost: list[str] = []
+        running = self.status == "running"
+        for key in self.execution.steps:
+            step = self.known[key]
+            if step.run_ends_at is not None and step.claimed and step.run_ends_at <= at:
+                if running and step.failures < step.spec.retry.retries:
+                    continue
+            elif step.claimed and step.lease_ends_at is not None and step.lease_ends_at <= at:
+                if step.lost < MAX_TAKEOVERS:
+                    lost.append(key)
+                    continue
+            # The first that fails the execution ends the waiting of all others.
+            elif not running or key not in self.overdue(at):
+                continue
+            failing.append(key)
+            running = running and not step.spec.required
+        return failing, lost
+
+    def claim(self, pick: int, who: int) -> None:
+        """A worker outside begins with what was started for one."""
+        outside = [key for key in self.those("running") if self.known[key].spec.external]
+        for key in one_of(outside or list(self.known), pick):
+            step, worker = self.known[key], f"w{who % 3}"
+            if not step.spec.external:
+                self.refused(NotExternal, "claim", key, worker)
+                continue
+            goes = self.status == step.status == "running"
+            if self.unless(goes and not self.paused and not step.claimed, "claim", key, worker):
+                step.worker, step.claimed_at = worker, self.now
+                step.beats(self.now)
+
+    def beat(self, pick: int, _: int) -> None:
+        claimed = [key for key, step in self.known.items() if step.claimed]
+        for key in one_of(claimed or self.those("running"), pick):
+            assert not self.verb("beat", key, self.known[key].attempt)
+            self.known[key].beats(self.now)
 
     def complete(self, pick: int, nothing: int) -> None:
         for key in one_of(self.those("running"), pick):
@@ -371,6 +445,8 @@ class Life(RuleBasedStateMachine):
         for step in self.known.values():
             step.queued_at = None  # that nobody gave slots is no fault of theirs
         self.verb("recover")
+        for step in self.known.values():
+            step.beats(self.now)  # nor is it theirs that nobody heard them
         for key in lost:
             step = self.known[key]
             assert (step.status == "failed") == (key in last)
@@ -463,6 +539,7 @@ class Life(RuleBasedStateMachine):
                 ("lose", key, late),
                 ("release", key, late),
                 ("leave", key, late, {"late": late}),
+                ("beat", key, late),
                 ("spawn", key, late, spawned, "A"),
             )
             for report in one_of(reports, pick):
@@ -714,6 +791,13 @@ class Life(RuleBasedStateMachine):
             assert (step.attempt, step.progress) == (known.attempt, pytest.approx(self.done(known)))
             assert (step.depends_on, step.after) == (known.depends_on, known.after)
             assert step.waived == known.waived
+            assert step.claimed == known.claimed
+            if known.claimed:
+                assert (step.worker, step.started_at) == (known.worker, known.claimed_at)
+                assert (step.lease_ends_at, step.run_ends_at) == (
+                    known.lease_ends_at,
+                    known.run_ends_at,
+                )
             assert step.not_before == known.not_before or known.ended
 
     @staticmethod
@@ -805,18 +889,17 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def while_it_runs_something_runs_or_may_start_or_is_scheduled(self) -> None:
-        if self.status != "running" or self.paused:
-            assert self.execution.next_look_at() is None
-            return
+        goes_on = self.status == "running" and not self.paused
         due = [
             time
             for step in self.known.values()
-            if step.status == "pending"
+            if step.status == "pending" and goes_on
             for time in (step.not_before, step.queue_ends_at)
             if time is not None and time > self.execution.updated_at
         ]
-        assert self.execution.next_look_at() == min(due, default=None)
-        assert self.those("running") or self.ready() or due
+        outside = [time for step in self.known.values() for time in step.ends]
+        assert self.execution.next_look_at() == min(due + outside, default=None)
+        assert not goes_on or self.those("running") or self.ready() or due
 
     @invariant()
     def who_outside_is_waited_for_is_named(self) -> None:

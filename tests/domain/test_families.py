@@ -10,7 +10,7 @@ import pytest
 from domain.definition import PipelineDefinition, StepSpec
 from domain.errors import AttemptOver, IllegalTransition, InvalidDefinition, InvalidInput
 from domain.execution import Execution, ExecutionStatus
-from domain.step import StepStatus
+from domain.step import Step, StepStatus
 
 NOW = datetime(2026, 11, 22, 8, 29, tzinfo=UTC)
 PROBE = StepSpec("probe", dynamic=True)
@@ -80,6 +80,32 @@ def test_who_waits_for_a_family_waits_until_it_is_closed_and_done() -> None:
     assert ready(execution) == ["report"]
     run(execution, "report")
     assert execution.status is ExecutionStatus.COMPLETED
+
+
+class CountedSteps(dict[str, Step]):
+    """Counts how often somebody goes through all of them."""
+
+    walks = 0
+
+    def values(self) -> Any:
+        self.walks += 1
+        return super().values()
+
+
+@pytest.mark.parametrize("members", [2, 20])
+def test_a_family_that_waits_for_another_is_not_looked_at_member_by_member(members: int) -> None:
+    later = StepSpec("later", dynamic=True, depends_on=("probe:*",))
+    execution = scanning(StepSpec("scan", spawns=("probe", "later")), PROBE, later)
+    for number in range(members):
+        spawn(execution, str(number))
+        spawn(execution, str(number), name="later")
+    execution.complete("scan", 1, {}, at=at(3))
+    steps = execution.steps = CountedSteps(execution.steps)
+    assert ready(execution) == [f"probe:{number}" for number in range(members)]
+    assert steps.walks == 3  # ready itself, whether the family is closed, and its members
+    for number in range(members):
+        run(execution, f"probe:{number}")
+    assert ready(execution) == [f"later:{number}" for number in range(members)]
 
 
 def test_an_empty_family_is_satisfied_once_it_is_closed() -> None:

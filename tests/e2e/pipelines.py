@@ -88,6 +88,27 @@ async def use(context: StepContext) -> dict[str, Any]:
 outside = Pipeline("outside", [ask, external_step("answer", depends_on=["ask"]), use])
 
 
+@step(depends_on=["prepare"])
+def unlock(context: StepContext) -> dict[str, Any]:
+    """Waits while the card has a file ``hold``, and fails while it has no file ``key``."""
+    card, pause = Path(context.data["sd_path"]), threading.Event()
+    while (card / "hold").exists():
+        context.check()
+        pause.wait(0.01)
+    if not (card / "key").exists():
+        raise StepError("there is no key on the card")
+    return {"unlocked": True}
+
+
+@step(depends_on=["unlock"])
+async def develop(context: StepContext) -> dict[str, Any]:
+    return {"developed": context.data.get("unlocked")}
+
+
+lifecycle = Pipeline("lifecycle", [prepare, unlock, develop], card=True)
+rendered = Pipeline("rendered", [external_step("render", lease_s=1)])
+
+
 @step()
 def wait_for_file(context: StepContext) -> dict[str, Any]:
     """Runs until the file that the trigger names is there, and says how it goes on."""
@@ -190,3 +211,27 @@ def silent(context: StepContext) -> dict[str, Any]:
 
 
 leased = Pipeline("leased", [silent])
+
+
+@step()
+async def wait_on_the_loop(context: StepContext) -> dict[str, Any]:
+    while not Path(context.data["until"]).exists():
+        await asyncio.sleep(0.01)
+    return {"waited_at": context.attempt}
+
+
+patient = Pipeline("patient", [wait_on_the_loop])
+
+
+@step()
+async def ends_the_process(context: StepContext) -> dict[str, Any]:
+    async def quit_once() -> None:
+        if context.attempt == 1:
+            raise SystemExit(5)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(quit_once())
+    return {"went_on_at": context.attempt}
+
+
+quitter = Pipeline("quitter", [ends_the_process])

@@ -1,4 +1,7 @@
-"""A real ``rushes serve`` in a process of its own, and clients that talk to it."""
+"""A real ``rushes serve`` in a process of its own, and clients that talk to it.
+
+Whatever these are answered and told is held against the contracts.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from typing import Any
 import httpx2
 from websockets.sync.client import ClientConnection, connect
 
+from tests.contracts import check_answer, check_message
+
 RUSHES = str(Path(sys.executable).parent / "rushes")
 ROOT = Path(__file__).parent.parent.parent
 DEADLINE_S = 30.0
@@ -26,8 +31,11 @@ PIPELINES = ",".join(
         "diamond",
         "gate",
         "leased",
+        "lifecycle",
         "lucky",
         "outside",
+        "patient",
+        "quitter",
         "slow",
         "stubborn",
         "stubborn_card",
@@ -94,6 +102,10 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         return self._reap()
 
+    def end(self) -> int:
+        """It ends by itself; its exit code."""
+        return self._reap()
+
     def _reap(self) -> int:
         assert self.process is not None
         assert self.process.stdout is not None
@@ -104,9 +116,21 @@ class Server:
     # -- REST --------------------------------------------------------------------
 
     def request(self, method: str, path: str, **more: Any) -> httpx2.Response:
-        return httpx2.request(
+        response = httpx2.request(
             method, f"{self.http}{path}", trust_env=False, timeout=DEADLINE_S, **more
         )
+        if method != "HEAD":
+            media_type = response.headers.get("content-type", "").partition(";")[0]
+            is_json = media_type.endswith("json")
+            check_answer(
+                method,
+                path,
+                response.status_code,
+                media_type,
+                response.headers,
+                response.json() if is_json else response.text,
+            )
+        return response
 
     def get(self, path: str, **params: Any) -> Any:
         response = self.request("GET", path, params=params)
@@ -170,6 +194,7 @@ class Client:
     def receive(self) -> Message:
         message: Message = json.loads(self.socket.recv(timeout=DEADLINE_S))
         self.seen.append(message)
+        check_message(message)
         return message
 
     def until(self, wanted: Callable[[Message], bool]) -> Message:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from tests.cards import gopro_card
@@ -274,6 +276,49 @@ def test_a_paused_engine_is_paused_after_a_kill_too_and_loses_nothing(
     server.kill()
     server.start()
     assert server.get("/api/engine")["paused"] is False
+
+
+def test_a_command_without_a_server_starts_nothing_that_it_would_have_to_give_back(
+    start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    """It changes what is stored; whoever is started to stay goes on with it."""
+    server = start_server()
+    rushes = CommandLine(server.place)
+    rushes.environment = server.environment
+    gate = tmp_path / "gate"
+    failed = server.trigger("gate", gate=str(tmp_path / "never"))
+    server.ended(failed)
+    server.request("POST", "/api/engine/pause")
+    pending, asking, paused = (
+        server.trigger(kind, until=str(gate)) for kind in ("waiting", "outside", "waiting")
+    )
+    server.request("POST", f"/api/pipeline/{paused}/pause")
+    assert server.stop() == 0
+
+    resumed = rushes("engine", "resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.startswith("The engine is not paused\n0 steps running")
+    for command in (("resume", paused), ("skip", failed, "open_gate")):
+        answer = rushes(*command)
+        assert (answer.returncode, answer.stderr) == (0, "")
+        assert "running" in answer.stdout
+    with closing(sqlite3.connect(server.place / "rushes.db")) as connection:
+        statuses = connection.execute("SELECT DISTINCT status FROM pipeline_execution").fetchall()
+        begun = connection.execute(
+            "SELECT uuid, step_key, attempt FROM pipeline_step AS step"
+            " JOIN pipeline_execution AS execution ON execution.id = step.execution_id"
+            " WHERE attempt > 0 ORDER BY step.id"
+        ).fetchall()
+    assert statuses == [("running",)]
+    assert begun == [(failed, "prepare", 1), (failed, "open_gate", 1)], "nothing else ever started"
+
+    gate.touch()
+    server.start()
+    eventually(lambda: server.execution(asking)["waits_for"], lambda found: found == ["answer"])
+    for each in (pending, paused, failed):
+        ended = server.ended(each)
+        assert ended["status"] == "completed"
+        assert max(step["attempt"] for step in ended["steps"]) == 1
 
 
 def test_a_handler_that_never_looks_up_is_abandoned_and_its_slot_is_used_again(

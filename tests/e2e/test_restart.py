@@ -36,6 +36,9 @@ def test_a_server_killed_in_the_middle_of_a_copy_goes_on_by_itself(
         "scan_sd": 1,
         "create_job": 1,
         "copy_files": 2,
+        "write_manifest": 1,
+        "verdict": 1,
+        "write_report": 1,
     }
     assert files_below(Path(completed["execution_data"]["job_folder"])) == footage
     assert list(server.library.rglob("*.part")) == []
@@ -44,9 +47,10 @@ def test_a_server_killed_in_the_middle_of_a_copy_goes_on_by_itself(
     ids = [event["id"] for event in events]
     assert ids == sorted(set(ids))
     started = [e["data"]["step_key"] for e in events if e["type"] == "pipeline:step_started"]
-    assert started == ["scan_sd", "create_job", "copy_files", "copy_files"]
+    after = ["write_manifest", "verdict", "write_report"]
+    assert started == ["scan_sd", "create_job", "copy_files", "copy_files", *after]
     finished = [e["data"]["step_key"] for e in events if e["type"] == "pipeline:step_completed"]
-    assert finished == ["scan_sd", "create_job", "copy_files"]
+    assert finished == ["scan_sd", "create_job", "copy_files", *after]
 
 
 def test_a_server_that_is_asked_to_stop_gives_its_steps_back(
@@ -140,3 +144,22 @@ def test_a_server_whose_handlers_don_t_end_stops_all_the_same(
     )
     assert server.stop() == 0
     assert "did not end in time" in server.log.read_text()
+
+
+def test_a_handler_that_ends_the_process_fails_nobody_and_all_go_on(
+    start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = start_server()
+    gate = tmp_path / "gate"
+    bystander = server.trigger("patient", until=str(gate))
+    eventually(
+        lambda: steps(server.execution(bystander))["wait_on_the_loop"]["status"],
+        lambda status: status == "running",
+    )
+    culprit = server.trigger("quitter")
+    assert server.end() == 1
+    assert "a handler's task ended the server: SystemExit(5)" in server.log.read_text()
+    server.start()
+    gate.touch()
+    assert server.ended(bystander)["execution_data"]["waited_at"] == 2
+    assert server.ended(culprit)["execution_data"] == {"went_on_at": 2}

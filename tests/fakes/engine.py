@@ -9,6 +9,7 @@ from application.advance import Advance
 from application.authoring import Pipeline
 from application.cancel import Cancel
 from application.catalogue import Catalogue
+from application.claims import Claims
 from application.feed import Feed
 from application.hold import Hold
 from application.pause import Pause
@@ -70,6 +71,9 @@ class Engine:
             threads=self.threads,
         )
         self.hold = Hold(executions=self.executions, dispatcher=self.dispatcher, clock=self.clock)
+        self.claims = Claims(
+            executions=self.executions, clock=self.clock, feed=self.feed, hold=self.hold
+        )
         self.trigger = self.trigger_of(LIBRARY)
         self.retry = Retry(executions=self.executions, clock=self.clock)
         self.cancel = Cancel(
@@ -86,8 +90,8 @@ class Engine:
             executions=self.executions, clock=self.clock, ids=self.ids, hold=self.hold
         )
 
-    def trigger_of(self, library: str) -> Trigger:
-        """As of a server with this library."""
+    def trigger_of(self, library: str, *destinations: str) -> Trigger:
+        """As of a server with this library, and these further destinations."""
         return Trigger(
             catalogue=self.catalogue,
             executions=self.executions,
@@ -97,6 +101,7 @@ class Engine:
             threads=self.threads,
             hold=self.hold,
             library=library,
+            destinations=destinations,
         )
 
     async def open(self) -> Engine:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 from application.ports import MAX_UNFINISHED, AttemptRef
@@ -95,6 +97,18 @@ class MemoryJobs:
                 job = replace(job, status=JobStatus.COPIED, completed_at=self._now())
                 self._jobs[job_id] = job
             return job
+
+    def list(self, *, before: int | None = None, limit: int = 50) -> Sequence[Job]:
+        with self._lock:
+            found = [job for job in reversed(self._jobs.values()) if not before or job.id < before]
+        return found[:limit]
+
+    def judged(self, attempt: AttemptRef, job_id: int, verdict: Mapping[str, Any]) -> Job:
+        with self._lock:
+            _refuse_unless_running(self._fence, attempt)
+            told = json.loads(json.dumps(dict(verdict)))
+            self._jobs[job_id] = replace(self._find(job_id), verdict=told)
+            return self._jobs[job_id]
 
     def status_of(self, execution_id: int) -> JobStatus | None:
         """Of the execution's job, if it has one."""

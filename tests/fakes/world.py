@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -88,19 +88,22 @@ class ManualDispatcher:
         with self._lock:
             for step in ready:
                 self.asked.append((execution.id, step.key))
-                if len(self.held) < self.slots and not self.holding:
+                external = step.spec.external
+                if self.holding or (len(self.held) >= self.slots and not external):
+                    continue
+                admitted.append(step.key)
+                if not external:
                     self.held.add((execution.id, step.key))
-                    admitted.append(step.key)
         return admitted
 
     def launch(self, started: Sequence[Started]) -> None:
         self.launched.extend(started)
 
-    def withdraw(self, execution_id: int, keys: Collection[str]) -> None:
+    def withdraw(self, execution_id: int, started: Iterable[Step]) -> None:
         with self._lock:
-            for key in keys:
-                self.withdrawn.append((execution_id, key))
-                self.held.discard((execution_id, key))
+            for step in started:
+                self.withdrawn.append((execution_id, step.key))
+                self.held.discard((execution_id, step.key))
 
     def look_again(self, execution_id: int, at: datetime) -> None:
         self.looks.append((execution_id, at))
@@ -146,7 +149,7 @@ class InlineDispatcher:
             task = asyncio.get_running_loop().create_task(self._run(each))
             self._tasks.add(task)
 
-    def withdraw(self, execution_id: int, keys: Collection[str]) -> None:
+    def withdraw(self, execution_id: int, started: Iterable[Step]) -> None:
         pass
 
     def look_again(self, execution_id: int, at: datetime) -> None:

@@ -125,6 +125,45 @@ async def report(context: StepContext) -> dict[str, Any]:
 family = Pipeline("family", [scan, probe, report])
 
 
+# -- a family that two steps spawn ---------------------------------------------------------
+
+
+@step(spawns=["clip"])
+async def camera_a(context: StepContext) -> dict[str, Any]:
+    _call(context)
+    for name in ("A", "B"):
+        await context.aspawn("clip", name, {"file": f"{name}.mov"})
+    return {"camera_a": 2}
+
+
+@step(spawns=["clip"], after=["camera_a"])
+async def camera_b(context: StepContext) -> dict[str, Any]:
+    """It finds one that is there already, as it would spawn it itself."""
+    _call(context)
+    for name in ("B", "C"):
+        await context.aspawn("clip", name, {"file": f"{name}.mov"})
+    if making.on and context.data.get("camera_b") == "hangs":
+        await _hang()
+    return {"cameras": 2}
+
+
+@step(dynamic=True)
+async def clip(context: StepContext) -> dict[str, Any]:
+    _call(context)
+    if making.on and context.data.get("clips") == "hang when run again" and not context.message_id:
+        await _hang()
+    return {"file": context.params["file"]}
+
+
+@step(depends_on=["clip:*"])
+async def reel(context: StepContext) -> dict[str, Any]:
+    _call(context)
+    return {"reel": sorted(each["file"] for each in context.data["clip"].values())}
+
+
+two_cameras = Pipeline("two_cameras", [camera_a, camera_b, clip, reel])
+
+
 # -- what may fail, what others do, and what has to wait for room ---------------------------
 
 
@@ -164,7 +203,7 @@ async def squeeze(context: StepContext) -> dict[str, Any]:
 
 narrow = Pipeline("narrow", [squeeze])
 
-PIPELINES = [chain, on_card, patient, family, optional, outside, narrow]
+PIPELINES = [chain, on_card, patient, family, two_cameras, optional, outside, narrow]
 
 
 # -- whose code is gone ------------------------------------------------------------------------

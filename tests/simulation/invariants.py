@@ -11,14 +11,17 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from application.authoring import StepContext
 from application.trigger import TriggerAnswer
 from domain.definition import StepSpec
+from domain.errors import FactsGone
 from domain.events import RecordedFact
 from domain.execution import Execution, ExecutionStatus
 from domain.step import StepStatus
+from tests.fakes.world import EPOCH
 from tests.simulation.store import Batch
 
 if TYPE_CHECKING:
@@ -43,20 +46,28 @@ INVARIANTS = {
     "what is stored.",
     "ids": "Facts become visible in the order of their increasing ids.",
     "durable first": "Nothing is said to anybody, and no handler begun, before it is durable.",
-    "followers": "A follower misses nothing and sees nothing twice.",
+    "followers": "A follower misses nothing and sees nothing twice; it is told so if what it "
+    "missed is forgotten, and only then.",
     "step progress": "Step progress carries its attempt, and is dropped unless that attempt "
     "is known to run.",
     "pools": "No pool has more handlers at work than it has slots, but for abandoned ones.",
     "families": "Spawning the same again changes nothing; a family is closed when all its "
     "declarers have ended, and only then is who waits for it satisfied.",
-    "messages": "One execution per message_id; the same one again is answered with the same.",
+    "messages": "One execution per message_id; the same one again is answered with the same, "
+    "as long as that is kept.",
     "cards": "At most one active execution per card.",
+    "hold": "While the engine is held, nothing starts, whoever does it.",
+    "forgetting": "What is forgotten had ended, long enough ago; it stays away, and what has "
+    "ended for longer goes.",
     "data": "Data is what the trigger brought and what completed steps put out.",
     "no surprises": "Nothing raises where nobody catches it.",
 }
 """Each by its name, with the rule that it stands for."""
 
 BY_HAND = "skipped by hand"
+
+FORGETTING_S = 5.0
+"""How long it may take to forget what is too old: one after the other, with pauses."""
 
 
 @dataclass(slots=True)
@@ -88,6 +99,8 @@ class Told:
     kept: set[str] = field(default_factory=set)
     progress: int = 0
     progress_of: tuple[int, int] = (0, 0)
+    last_at: datetime = EPOCH
+    gone: bool = False
 
 
 class History:
@@ -97,7 +110,9 @@ class History:
         self._ids: list[int] = []
         self._by_id: dict[int, RecordedFact] = {}
         self._messages: dict[str, str] = {}
-        self._new: set[str] = set()
+        self._new: dict[str, str] = {}
+        self._gone: set[str] = set()  # by uuid
+        self._floor = 0
         self._begun: set[tuple[str, str, int]] = set()
         self._shown: dict[tuple[int, int, int], int] = {}
 
@@ -120,6 +135,9 @@ class History:
             self._ids.append(fact.id)
             self._by_id[fact.id] = fact
             told = self._told[fact.execution_id]
+            told.last_at = fact.occurred_at
+            if batch.while_held and fact.type == "pipeline:step_started":
+                self._wrong("hold", f"{self._where(fact)} starts while the engine is held")
             replay = REPLAY.get(fact.type)
             if replay is None:
                 self._wrong("facts and state", f"nobody knows what {fact.type} does")
@@ -127,11 +145,36 @@ class History:
                 replay(self, told, fact)
         for execution_id, draft in batch.drafts.items():
             self._compare(execution_id, draft)
+        for execution_id in sorted(batch.gone):
+            self._forget(execution_id)
         self._check_cards(batch)
+
+    def _forget(self, execution_id: int) -> None:
+        told, keep_s = self._told[execution_id], self._world.keep_s
+        at_work = [key for key, step in told.steps.items() if step.status == "running"]
+        if told.status in ("pending", "running") or at_work:
+            state = f"{told.status}, with {at_work} at work"
+            self._wrong("forgetting", f"execution {execution_id} is forgotten while {state}")
+        age_s = self._age_s(told.last_at)
+        if keep_s is None or age_s < keep_s:
+            self._wrong(
+                "forgetting", f"execution {execution_id} is forgotten after {age_s} s, not {keep_s}"
+            )
+        told.gone = True
+        self._gone.add(told.execution.uuid)
+        lost = (number for number in reversed(self._ids) if self._of(number) == execution_id)
+        self._floor = max(self._floor, next(lost, 0))
+
+    def _of(self, fact_id: int) -> int:
+        return self._by_id[fact_id].execution_id
+
+    def _age_s(self, since: datetime) -> float:
+        return self._world.schedule.now - (since - EPOCH).total_seconds()
 
     def _insert(self, execution_id: int, draft: Execution) -> None:
         if draft.message_id is not None and any(
-            told.execution.message_id == draft.message_id for told in self._told.values()
+            told.execution.message_id == draft.message_id and not told.gone
+            for told in self._told.values()
         ):
             self._wrong("messages", f"{draft.message_id} has made a second execution")
         # What its first commit brings can only be what the trigger said, or what an
@@ -154,6 +197,8 @@ class History:
     def _compare(self, execution_id: int, stored: Execution) -> None:
         told = self._told[execution_id]
         told.execution = stored
+        if told.gone:
+            self._wrong("forgetting", f"execution {execution_id} is changed, and was forgotten")
         if told.status != stored.status.value:
             self._wrong(
                 "facts and state",
@@ -371,6 +416,8 @@ class History:
         if told is None or step is None or step.attempt < ref.attempt:
             self._wrong("durable first", f"{ref} begins, and its start isn't stored")
             return
+        if told.gone:
+            self._wrong("forgetting", f"{ref} begins, and its execution is forgotten")
         attempt = (context.execution_id, ref.step_key, ref.attempt)
         if attempt in self._begun:
             self._wrong("attempts", f"{ref} is begun twice")
@@ -413,6 +460,12 @@ class History:
             if follower.execution_id in (None, self._by_id[between].execution_id):
                 self._wrong("followers", f"{who} misses #{between}, hears #{message.id}")
 
+    def reset(self, follower: Follower, gone: FactsGone) -> None:
+        """It is told that there is something that it can't be told any more."""
+        who = f"follower {follower.number}"
+        if follower.execution_id is not None or follower.last >= self._floor:
+            self._wrong("followers", f"{who} is told, for nothing, that {gone}")
+
     def progress_told(self, data: Mapping[str, Any]) -> None:
         told = next(t for t in self._told.values() if t.execution.uuid == data["execution_id"])
         if data["attempt"] > told.steps[data["step_key"]].attempt:
@@ -422,12 +475,15 @@ class History:
         if message_id is None:
             return
         uuid = answer.execution.uuid
-        if self._messages.setdefault(message_id, uuid) != uuid:
+        if uuid in self._gone:  # since it was answered
+            return
+        if self._messages.get(message_id, uuid) not in (uuid, *self._gone):
             self._wrong("messages", f"{message_id} is answered with a second execution")
+        self._messages[message_id] = uuid
         if answer.duplicate is None:
-            if message_id in self._new:
+            if message_id in self._new and self._new[message_id] not in self._gone:
                 self._wrong("messages", f"{message_id} is called new twice")
-            self._new.add(message_id)
+            self._new[message_id] = uuid
 
     def run_of(self, execution_id: int) -> tuple[int, int, int]:
         """What progress may not fall within."""
@@ -458,8 +514,24 @@ class History:
                     "followers", f"follower {follower.number} stays at {follower.last} of {last}"
                 )
 
+    def _stays_too_long(self) -> None:
+        """What is over for longer than it is kept goes, whatever failed on the way."""
+        world = self._world
+        if world.keep_s is None or world.process is None:
+            return
+        grace_s = world.forgets_every_s + FORGETTING_S
+        if world.process.age_s < grace_s:
+            return
+        for execution_id, execution in world.disk.executions.items():
+            age_s = self._age_s(execution.updated_at)
+            if not execution.unfinished and age_s > world.keep_s + grace_s:
+                self._wrong("forgetting", f"execution {execution_id} is there after {age_s} s")
+
     def ended(self) -> None:
+        self._stays_too_long()
         for execution_id, told in self._told.items():
+            if told.gone:
+                continue
             stored = self._world.disk.executions[execution_id]
             expected = dict(told.payload)
             for step in stored.steps.values():

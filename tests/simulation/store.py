@@ -18,9 +18,9 @@ from typing import Any, Protocol
 
 from application.ports import Change, Dispatcher, Query, Started, Triggered
 from application.transition import Transition, recorded, start_ready, transition
-from domain.errors import CardBusy, ExecutionNotFound, MessageConflict, Unavailable
+from domain.errors import CardBusy, ExecutionNotFound, FactsGone, MessageConflict, Unavailable
 from domain.events import RecordedFact
-from domain.execution import Execution
+from domain.execution import Execution, ExecutionStatus
 from domain.step import Step, StepStatus
 from tests.simulation.loop import SimulatedLoop
 
@@ -65,7 +65,9 @@ class Disk:
         self.ids: dict[str, int] = {}
         self.messages: dict[str, tuple[int, str]] = {}
         self.facts: list[RecordedFact] = []
+        self.last_execution_id = 0
         self.last_fact_id = 0
+        self.floor = 0  # the highest id of a fact that is forgotten
         self.held_at: datetime | None = None
 
     def holder(self, card_key: str) -> int | None:
@@ -84,12 +86,24 @@ class Disk:
         for execution_id, draft in batch.drafts.items():
             self.executions[execution_id] = draft
             self.ids[draft.uuid] = execution_id
+        self._forget(batch.gone)
         self.messages.update(batch.messages)
         self.facts.extend(batch.facts)
+        self.last_execution_id = batch.last_execution_id
         self.last_fact_id = batch.last_fact_id
         if batch.held:
             self.held_at = batch.held[-1]
         return before
+
+    def _forget(self, gone: set[int]) -> None:
+        if not gone:
+            return
+        for execution_id in gone:
+            del self.ids[self.executions.pop(execution_id).uuid]
+        self.messages = {m: of for m, of in self.messages.items() if of[0] not in gone}
+        lost = [fact.id for fact in self.facts if fact.execution_id in gone]
+        self.facts = [fact for fact in self.facts if fact.execution_id not in gone]
+        self.floor = max([self.floor, *lost])
 
 
 @dataclass(slots=True)
@@ -113,18 +127,25 @@ class Batch:
     messages: dict[str, tuple[int, str]] = field(default_factory=dict)
     looked_at: dict[int, Execution] = field(default_factory=dict)
     held: list[datetime | None] = field(default_factory=list)
+    gone: set[int] = field(default_factory=set)
+    while_held: bool = False
     last_fact_id: int = 0
     last_execution_id: int = 0
 
     def __post_init__(self) -> None:
         self.last_fact_id = self.disk.last_fact_id
-        self.last_execution_id = max(self.disk.executions, default=0)
+        self.last_execution_id = self.disk.last_execution_id
+        self.while_held = self.dispatcher.load().held
 
     def current(self, execution_id: int) -> Execution:
         found = self.drafts.get(execution_id) or self.disk.executions.get(execution_id)
-        if found is None:
+        if found is None or execution_id in self.gone:
             raise ExecutionNotFound(execution_id)
         return found
+
+    def message(self, message_id: str) -> tuple[int, str] | None:
+        known = self.messages.get(message_id) or self.disk.messages.get(message_id)
+        return None if known is None or known[0] in self.gone else known
 
     def holder(self, card_key: str) -> int | None:
         for execution_id, draft in self.drafts.items():
@@ -168,7 +189,7 @@ class Batch:
 
     def withdraw(self, execution_id: int, steps: Sequence[Step]) -> None:
         if steps:
-            self.dispatcher.withdraw(execution_id, [step.key for step in steps])
+            self.dispatcher.withdraw(execution_id, steps)
 
     def withdraw_all(self) -> None:
         for execution_id, step in self.admitted:
@@ -220,7 +241,7 @@ class SimulatedExecutions:
         def work(batch: Batch) -> Triggered:
             message_id, card_key = execution.message_id, execution.card_key
             if message_id is not None:
-                known = batch.messages.get(message_id) or self._disk.messages.get(message_id)
+                known = batch.message(message_id)
                 if known is not None:
                     if known[1] != contents_hash:
                         raise MessageConflict(message_id)
@@ -269,6 +290,23 @@ class SimulatedExecutions:
         await self._look()
         return [key for key, each in self._disk.executions.items() if each.unfinished]
 
+    async def unclaimed(
+        self, step_name: str, pipeline_type: str | None, limit: int
+    ) -> Sequence[tuple[int, str]]:
+        await self._look()
+        waiting = [
+            (step.started_at, execution_id, step.key)
+            for execution_id, execution in self._disk.executions.items()
+            if execution.status is ExecutionStatus.RUNNING and execution.paused_at is None
+            if pipeline_type in (None, execution.definition.type)
+            for step in execution.steps.values()
+            if step.name == step_name and step.spec.external
+            if step.status is StepStatus.RUNNING and not step.claimed
+            if step.started_at is not None
+        ]
+        waiting.sort(key=lambda each: each[0])
+        return [(execution_id, key) for _, execution_id, key in waiting[:limit]]
+
     async def hold(self, at: datetime | None) -> None:
         await self._run(lambda batch: batch.held.append(at))
 
@@ -276,10 +314,35 @@ class SimulatedExecutions:
         await self._look()
         return self._disk.held_at
 
+    async def forget(self, before: datetime, limit: int) -> int:
+        await self._look()
+        stored = self._disk.executions
+        found = [key for key, each in stored.items() if self.may_go(each, before)][:limit]
+        if not found:
+            return 0
+
+        def work(batch: Batch) -> int:
+            # What another change of this commit has touched stays.
+            going = {
+                key
+                for key in found
+                if key not in batch.drafts and key in stored and self.may_go(stored[key], before)
+            }
+            batch.gone |= going
+            return len(going)
+
+        forgotten: int = await self._run(work)
+        return forgotten
+
+    def may_go(self, execution: Execution, before: datetime) -> bool:
+        return not execution.unfinished and execution.updated_at < before
+
     async def facts(
         self, since: int, limit: int, execution_id: int | None = None
     ) -> Sequence[RecordedFact]:
         await self._look()
+        if execution_id is None and since < self._disk.floor:
+            raise FactsGone(since, self._disk.floor, self._disk.last_fact_id)
         facts = self._disk.facts
         start = len(facts)
         while start and facts[start - 1].id > since:
@@ -291,8 +354,7 @@ class SimulatedExecutions:
 
     async def fact_bounds(self) -> tuple[int, int]:
         await self._look()
-        facts = self._disk.facts
-        return (facts[0].id - 1, facts[-1].id) if facts else (0, 0)
+        return (self._disk.floor, self._disk.last_fact_id)
 
     # -- inside ------------------------------------------------------------------
 
@@ -346,7 +408,7 @@ class SimulatedExecutions:
         if self._loop.closed:
             return
         group, following = groups[0], groups[1:]
-        writes = bool(batch.drafts or batch.messages or batch.held)
+        writes = bool(batch.drafts or batch.messages or batch.held or batch.gone)
         fate = self._doom.commit_fate() if writes else Fate.DONE
         if fate is Fate.DIES_BEFORE:
             self._doom.die(fate)

@@ -3,9 +3,9 @@
 A run has two parts. In the first, everything goes wrong that can: commits fail, the
 process dies and starts again, handlers raise, hang, lie and come late, messages come
 twice and out of order, people retry and cancel at odd times, followers are slow and
-drop. Then it grows calm: no more faults, what hangs dies with one last kill, people
-retry what has failed. Now everything has to come to its end, and ``invariants``
-looks at what happened.
+drop; in some runs what has ended is forgotten within seconds. Then it grows calm: no
+more faults, what hangs dies with one last kill, people retry what has failed. Now
+everything has to come to its end, and ``invariants`` looks at what happened.
 
 The application is wired by ``bootstrap.Container`` and opened and closed by
 ``bootstrap.running``: what is simulated is what is served.
@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 from dependency_injector import providers
 
 import application.feed
+import application.retention
 from adapters.settings import Settings
 from application.authoring import AuthoredStep, PermanentError, Pipeline, StepContext, StepError
 from application.catalogue import Catalogue
@@ -40,6 +41,8 @@ from domain.definition import KeyLimit, RetryPolicy, StepSpec
 from domain.errors import (
     AttemptOver,
     CardBusy,
+    ExecutionNotFound,
+    FactsGone,
     IllegalTransition,
     InvalidInput,
     MessageConflict,
@@ -116,6 +119,8 @@ class World:
         self.pools = {"default": chance.randint(1, 4), "narrow": 1}
         self.catalogue = self._catalogue()
         self.faults = Faults(chance)
+        self.keep_s: float | None = chance.choice((None, None, 2.0, 6.0, 15.0))
+        self.forgets_every_s = chance.choice((0.5, 3.0, 10.0))
         self.met: dict[str, int] = {}
         self.announcing = 0
         self.hung: list[Callable[[], None]] = []
@@ -129,9 +134,12 @@ class World:
     def run(self) -> list[str]:
         """What is wrong with this run, if anything."""
         tail, page = application.feed.TAIL, application.feed.PAGE
+        every_s, batch = application.retention.EVERY_S, application.retention.BATCH
         # So small that a short run falls off the tail and needs many pages.
         application.feed.TAIL = self.random.choice((2, 5, 20, 4_096))
         application.feed.PAGE = self.random.choice((1, 3, 500))
+        application.retention.EVERY_S = self.forgets_every_s
+        application.retention.BATCH = self.random.choice((1, 2, 100))
         try:
             self._live()
         except Circles as error:
@@ -141,6 +149,7 @@ class World:
             self._bug(f"{error!r} in {where.name}, {Path(where.filename).name}:{where.lineno}")
         finally:
             application.feed.TAIL, application.feed.PAGE = tail, page
+            application.retention.EVERY_S, application.retention.BATCH = every_s, batch
             for process in self.processes:
                 process.loop.bury()
             self.outside.bury()
@@ -253,6 +262,8 @@ class World:
             for fact in batch.facts:
                 told = {k: v for k, v in fact.data.items() if k not in ("execution_id", "steps")}
                 self.trace("commit: #%d %d %s %s", fact.id, fact.execution_id, fact.type, told)
+            for execution_id in sorted(batch.gone):
+                self.trace("commit: execution %d is forgotten", execution_id)
         self.history.committed(before, batch)
 
     # -- handlers ----------------------------------------------------------------
@@ -476,6 +487,11 @@ class World:
     def _bug(self, text: str) -> None:
         self.violate("no surprises", text)
 
+    def missing(self, execution_id: int | None) -> None:
+        """Somebody was told that it isn't there."""
+        if execution_id in self.disk.executions:
+            self.violate("forgetting", f"execution {execution_id} is there, and not found")
+
     def trace(self, text: str, *args: object) -> None:
         if self.trace_lines is not None:
             said = text % args if args else text
@@ -679,9 +695,15 @@ class Process:
         self.at_work: dict[AttemptRef, tuple[AttemptRef, dict[str, Any]]] = {}
         self.container = CONTAINER
         self._world = world
+        self._began = world.schedule.now
         self._stop = asyncio.Event()
         fakes = {
-            "settings": replace(SETTINGS, pools=world.pools, abandon_after_s=ABANDON_AFTER_S),
+            "settings": replace(
+                SETTINGS,
+                pools=world.pools,
+                abandon_after_s=ABANDON_AFTER_S,
+                keep_days=(world.keep_s or 0.0) / 86_400,
+            ),
             "clock": SimulatedClock(world.schedule),
             "ids": world.ids,
             "chance": SeededChance(world.random),
@@ -696,6 +718,10 @@ class Process:
             provider.reset_override()
             provider.override(providers.Object(fake))
         self.container.reset_singletons()
+
+    @property
+    def age_s(self) -> float:
+        return self._world.schedule.now - self._began
 
     def start(self) -> None:
         self._world.trace("process %d starts", self.number)
@@ -794,6 +820,11 @@ class Follower:
                 self._receive(entry)
         except Unavailable:
             pass  # the process is stopping, or can't read just now
+        except FactsGone as error:
+            world.history.reset(self, error)
+            # It reads the state anew, as of this place.
+            self.last = process.container.feed().last_id
+            world.trace("follower %d has to begin anew, at %d", self.number, self.last)
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -857,8 +888,10 @@ class People:
                 answer = await world.ask(lambda c: c.trigger()(PROBE, {}))
                 break
             await asyncio.sleep(0.1)
-        execution_id = answer.execution.id
-        while world.disk.executions[execution_id].status is not ExecutionStatus.COMPLETED:
+        while True:
+            execution = world.disk.executions.get(answer.execution.id)
+            if execution is None or execution.status is ExecutionStatus.COMPLETED:
+                return
             await asyncio.sleep(0.5)
 
     def _follower(self, number: int) -> None:
@@ -911,6 +944,8 @@ class People:
                     world.trace("%s %s: done", verb.__name__, execution.id)
                 except (Lost, Unavailable, IllegalTransition, CardBusy, InvalidInput) as refusal:
                     world.trace("%s %s: %r", verb.__name__, execution.id, refusal)
+                except ExecutionNotFound:
+                    world.missing(execution.id)
             await asyncio.sleep(self._random.choice((0.0, 0.001, 1.0, 5.0)))
 
     # -- verbs; each raises what the use case refuses with ------------------------
@@ -978,6 +1013,8 @@ class People:
                 await self._report(execution, step.key, attempt)
             except (Lost, Unavailable, AttemptOver):
                 pass
+            except ExecutionNotFound:
+                world.missing(execution.id)
             except RushesError as refusal:
                 world.violate("attempts", f"{step.key}, attempt {attempt}: {refusal!r}")
 
@@ -1004,6 +1041,8 @@ class People:
                 await world.ask(lambda c, ref=ref, output=output: c.advance().complete(ref, output))
             except (Lost, Unavailable, AttemptOver):
                 pass
+            except ExecutionNotFound:
+                world.missing(ref.execution_id)
             except RushesError as error:
                 world.violate("attempts", f"{ref} is dead, and is answered {error!r}")
 
@@ -1016,13 +1055,17 @@ class People:
                 continue
             execution_id = random.choice(list(world.disk.executions))
             run = world.history.run_of(execution_id)
-            with contextlib.suppress(Lost, Unavailable):
+            try:
                 view = await world.ask(
                     lambda c, execution_id=execution_id: c.status().get(execution_id)
                 )
                 if run == world.history.run_of(execution_id):
                     world.history.shown(run, view)
                 await world.ask(lambda c: c.status().list(Query(limit=random.randint(1, 3))))
+            except (Lost, Unavailable):
+                pass
+            except ExecutionNotFound:
+                world.missing(execution_id)
 
     async def _put_right(self) -> None:
         world = self._world
@@ -1037,8 +1080,12 @@ class People:
                 elif getattr(execution, "paused_at", None) is not None and execution.active:
                     verb = People.resume
                 if verb is not None:
-                    with contextlib.suppress(Lost, CardBusy, IllegalTransition):
+                    try:
                         await verb(self, execution)
+                    except (Lost, CardBusy, IllegalTransition):
+                        pass
+                    except ExecutionNotFound:
+                        world.missing(execution.id)
 
 
 async def _go_on(container: Container) -> None:

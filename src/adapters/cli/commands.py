@@ -81,10 +81,16 @@ def rushes(context: click.Context, config: Path | None, database_url: str | None
 @click.argument("card", type=click.Path(path_type=Path))
 @click.option("--library", help="Where footage goes (RUSHES_LIBRARY).", metavar="DIR")
 @click.option("--pipeline", help="The pipeline to run (RUSHES_CARD_PIPELINE).", metavar="TYPE")
+@click.option("--again", is_flag=True, help="Copy what was imported before once more, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @click.pass_context
 def ingest(
-    context: click.Context, card: Path, library: str | None, pipeline: str | None, as_json: bool
+    context: click.Context,
+    card: Path,
+    library: str | None,
+    pipeline: str | None,
+    again: bool,
+    as_json: bool,
 ) -> int:
     """Copy and verify the card at CARD, here and now, and show how it goes.
 
@@ -121,7 +127,7 @@ def ingest(
             {
                 "pipeline_type": settings.card_pipeline,
                 "message_id": f"cli:{uuid.uuid4()}",
-                "data": {"sd_path": path},
+                "data": {"sd_path": path, "again": True} if again else {"sd_path": path},
             },
         )
         if answer["duplicate"] == "card" and not as_json:
@@ -303,6 +309,30 @@ def status(context: click.Context, execution_id: str, as_json: bool) -> int:
     else:
         _show(execution)
     return FAILED if execution["status"] in ("failed", "cancelled") else COMPLETED
+
+
+@rushes.command()
+@click.argument("job", type=click.IntRange(1), metavar="JOB")
+@click.option("--json", "as_json", is_flag=True, help="Print the job with its verdict as JSON.")
+@click.pass_context
+def report(context: click.Context, job: int, as_json: bool) -> None:
+    """Say where a job's reports are, and whether its card is safe to format.
+
+    JOB is the number that status shows.
+    """
+    with _looking(context) as attached:
+        found = Client(attached).get(f"/api/jobs/{job}")
+    if as_json:
+        click.echo(_json(found))
+        return
+    verdict = found["verdict"]
+    if verdict is None:
+        raise click.ClickException(f"job {job} has not come to its verdict, so has no report")
+    for path in verdict.get("reports", ()):
+        say(path)
+    for reason in verdict["reasons"]:
+        say(f"Not safe: {': '.join(filter(None, (reason['path'], reason['detail'])))}")
+    say(verdict["words"])
 
 
 @rushes.command()
@@ -529,7 +559,9 @@ def _follow(
                 except BrokenPipeError:
                     _fall_silent()  # nobody looks any more; the footage is copied all the same
                 if event["type"] in ENDS and _has_ended(client, execution_id):
-                    break
+                    later = client.get(path, since=event["id"])["events"]
+                    if not any(each["type"] in ENDS for each in later):  # it was retried since
+                        break
         execution = client.get(_path(execution_id))
         shown.result(execution)
     except KeyboardInterrupt:

@@ -199,6 +199,8 @@ def describe(event: Event) -> str:
             return f"{step} skipped: {data['error']}"
         case "pipeline:step_retrying":
             return f"{step} failed: {data['error']}; again at {data['next_attempt_at'][11:19]}"
+        case "card:verdict":
+            return str(data["words"])
         case "pipeline:completed":
             return "completed"
         case "pipeline:cancelled":
@@ -218,6 +220,10 @@ def detail(said: Mapping[str, Any]) -> str:
         parts.append(f"{said.get('files_done', 0)} of {said['files_total']} files")
     if "bytes_total" in said:
         parts.append(f"{size(said.get('bytes_done', 0))} of {size(said['bytes_total'])}")
+    if "bytes_per_s" in said:
+        parts.append(f"{size(said['bytes_per_s'])}/s")
+    if "seconds_left" in said:
+        parts.append(f"{_duration(said['seconds_left'])} left")
     if "file" in said:
         parts.append(str(said["file"]))
     return ", ".join(parts)
@@ -232,6 +238,14 @@ def size(size_bytes: object) -> str:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1000
     return f"{size_bytes:.1f} TB"
+
+
+def _duration(seconds: object) -> str:
+    if not isinstance(seconds, int | float):
+        return str(seconds)
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _files(count: object) -> str:
@@ -266,27 +280,41 @@ def _verified(data: Mapping[str, Any]) -> list[str]:
     return [*lines, f"NOT INTACT: {checked}"]
 
 
+def _places(data: Mapping[str, Any]) -> str:
+    """The job's folder at every destination that has one."""
+    folders = [each["job_folder"] for each in data.get("copies", ())] or [data["job_folder"]]
+    return " and ".join(str(folder) for folder in folders if folder is not None)
+
+
 def summary(execution: Mapping[str, Any]) -> list[str]:
     """What became of an execution, in a few lines; the first says how it ended."""
     uuid, data = execution["execution_id"], execution["execution_data"]
     if execution["status"] == "failed":
-        return [
+        lines = [
             f"FAILED: {execution['error_message']}",
             f"When that is mended: rushes retry {uuid}",
         ]
+        if any(step["step_name"] == "verdict" for step in execution.get("steps", ())):
+            lines.append("NOT safe to format: the card was not taken in to the end")
+        return lines
     if execution["status"] != "completed":
         return [f"{execution['status']} ({execution['progress']}%)"]
     lines = []
     if "copied_files" in data:
         lines.append(
             f"{_files(data['copied_files'])} ({size(data.get('copied_bytes', 0))}) "
-            "copied and verified" + (f" to {data['job_folder']}" if data["copied_files"] else "")
+            "copied and verified" + (f" to {_places(data)}" if data["copied_files"] else "")
         )
         if data.get("known_files"):
             were = "was" if data["known_files"] == 1 else "were"
             lines.append(f"{_files(data['known_files'])} {were} in the library already")
         if "library_note" in data:
             lines.append(f"Note: {data['library_note']}")
+        lines.extend(
+            f"Stored as {each['stored_as']} at {each['destination']}: {each['path']}"
+            for each in data.get("renamed", {}).get("named", ())
+        )
+        lines.extend(f"Bad copy put aside: {path}" for path in data.get("bad_copies", ()))
         for kind, count in (data.get("left_out") or {}).items():
             lines.append(f"{count} left on the card: {kind}")
     if "intact" in data:
@@ -294,4 +322,17 @@ def summary(execution: Mapping[str, Any]) -> list[str]:
     if "note" in data:
         lines.append(f"Note: {data['note']}")
     lines.extend(f"Warning: {warning}" for warning in execution["warnings"])
+    if "verdict" in data and "safe_to_format" in data:
+        lines.extend(_judged(data))
     return [f"completed: execution {uuid}", *lines]
+
+
+def _judged(data: Mapping[str, Any]) -> list[str]:
+    """The verdict on the card, last: that is what is still on the screen."""
+    verdict = data["verdict"]
+    lines = [f"Report: {path}" for path in data.get("reports", ())]
+    lines.extend(f"Not safe: {reason}" for reason in verdict["reasons"])
+    more = verdict["reason_count"] - len(verdict["reasons"])
+    if more:
+        lines.append(f"and {more} more: rushes report {data['job_id']}")
+    return [*lines, verdict["words"]]

@@ -204,7 +204,7 @@ def card_places(settings: Settings, database: Path) -> CardPlaces:
     return CardPlaces(
         card_roots=settings.card_roots,
         watch_roots=settings.watch_roots,
-        kept_out=(str(settings.library), str(database)),
+        kept_out=(str(settings.library), *settings.destinations, str(database)),
     )
 
 

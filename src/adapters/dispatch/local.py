@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
 
-from adapters.dispatch.pools import Claim, Pools, StepId
-from application.ports import Clock, Executions, Load, Started
+from adapters.dispatch.pools import AttemptId, Claim, Pools
+from application.ports import AttemptRef, Clock, Executions, Load, Started
 from application.step_runner import Attempt, StepRunner
 from domain.definition import DEFAULT_POOL
 from domain.errors import RushesError, Unavailable
@@ -56,7 +56,7 @@ class LocalDispatcher:
         self._abandoned: set[Attempt] = set()
         self._looks: dict[int, tuple[datetime, asyncio.Task[None]]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopping = False
+        self._starts_nothing = False
         self._held = False
         self._runner: StepRunner | None = None
         self._executions: Executions | None = None
@@ -67,11 +67,15 @@ class LocalDispatcher:
         self._runner, self._executions, self._clock = runner, executions, clock
         self._loop = asyncio.get_running_loop()
 
+    def stand_by(self) -> None:
+        """Start nothing from now on, whoever asks: what is ready is for the next process."""
+        self._starts_nothing = True
+        self._pools.hold()
+
     async def stop(self) -> None:
         """Start nothing more, ask what runs to end, and give it ``grace_s`` to do so."""
         assert self._runner is not None
-        self._stopping = True
-        self._pools.hold()
+        self.stand_by()
         self._runner.stop()
         for attempt in self._working:
             attempt.tell()
@@ -96,10 +100,10 @@ class LocalDispatcher:
         self._pools.hold()
 
     def go_on(self) -> None:
-        if self._held and not self._stopping:
+        if self._held and not self._starts_nothing:
             self._held = False
-            for step_id in self._pools.go_on():
-                self._wake(step_id)
+            for attempt in self._pools.go_on():
+                self._wake(attempt)
 
     def load(self) -> Load:
         return Load(
@@ -114,16 +118,29 @@ class LocalDispatcher:
             abandoned=tuple(attempt.ref for attempt in self._working if attempt in self._abandoned),
         )
 
+    def queues(self) -> Mapping[str, tuple[int, AttemptRef | None]]:
+        """By pool: how many steps wait for a slot, and which one is served next."""
+        return {
+            pool: (waiting, None if following is None else AttemptRef(*following))
+            for pool, (waiting, following) in self._pools.queues().items()
+        }
+
     # -- the port ----------------------------------------------------------------
 
     def admit(self, execution: Execution, ready: Sequence[Step]) -> Collection[str]:
         assert execution.id is not None
-        return {
-            step.key
-            for step in ready
-            if not self._stopping
-            and self._pools.admit((execution.id, step.key), self._claim(execution, step))
-        }
+        if self._starts_nothing:
+            return ()
+        admitted = set()
+        for step in ready:
+            attempt = (execution.id, step.key, step.attempt + 1)
+            if step.spec.external:
+                goes = self._pools.lets_through(attempt)
+            else:
+                goes = self._pools.admit(attempt, self._claim(execution, step))
+            if goes:
+                admitted.add(step.key)
+        return admitted
 
     def launch(self, started: Sequence[Started]) -> None:
         assert self._runner is not None
@@ -139,7 +156,7 @@ class LocalDispatcher:
                 self._bound(attempt)
 
     def look_again(self, execution_id: int, at: datetime) -> None:
-        if self._stopping:
+        if self._starts_nothing:
             return
         if execution_id in self._looks:
             planned, look = self._looks[execution_id]
@@ -150,9 +167,9 @@ class LocalDispatcher:
         self._looks[execution_id] = (at, look)
         self._keep(look)
 
-    def withdraw(self, execution_id: int, keys: Collection[str]) -> None:
-        for key in keys:
-            self._release((execution_id, key))
+    def withdraw(self, execution_id: int, started: Iterable[Step]) -> None:
+        for step in started:
+            self._release((execution_id, step.key, step.attempt))
 
     # -- inside ------------------------------------------------------------------
 
@@ -171,13 +188,13 @@ class LocalDispatcher:
         if attempt in self._abandoned:
             self._return(attempt)
         else:
-            self._release((ref.execution_id, ref.step_key))
+            self._release(ref)
         if not late:
             await report()
 
     def _bound(self, attempt: Attempt) -> None:
         """It was told to end: from now on its slot is its own for ``abandon_after_s`` at most."""
-        if attempt not in self._overdue and not self._stopping:
+        if attempt not in self._overdue and not self._starts_nothing:
             self._overdue.add(attempt)
             self._keep(asyncio.create_task(self._outwait(attempt)))
 
@@ -194,7 +211,7 @@ class LocalDispatcher:
     def _abandon(self, attempt: Attempt) -> None:
         """Others get its slot, unless too many of its pool are abandoned already."""
         ref = attempt.ref
-        following = self._pools.abandon((ref.execution_id, ref.step_key))
+        following = self._pools.abandon(ref)
         if following is None:
             log.error(
                 "step %s does not end, as others before it: it keeps its slot of pool %r. "
@@ -205,15 +222,15 @@ class LocalDispatcher:
             return
         self._abandoned.add(attempt)
         log.warning("step %s is abandoned: it was told to end, and its slot goes to others", ref)
-        for step_id in following:
-            self._wake(step_id)
+        for each in following:
+            self._wake(each)
 
     def _return(self, attempt: Attempt) -> None:
         """It has ended after all, and with it what it had its hands on is free."""
         ref = attempt.ref
         log.info("step %s, which was abandoned, has ended", ref)
         self._abandoned.remove(attempt)
-        for following in self._pools.release_abandoned((ref.execution_id, ref.step_key)):
+        for following in self._pools.release_abandoned(ref):
             self._wake(following)
 
     async def _look(self, execution_id: int, at: datetime) -> None:
@@ -235,35 +252,37 @@ class LocalDispatcher:
                 limits.append((f"{limit.by}={value!r}", limit.at_once))
         return Claim(pool, tuple(limits), spec.priority)
 
-    def _release(self, step_id: StepId) -> None:
+    def _release(self, attempt: AttemptId) -> None:
         """Its slot goes to who has waited longest, or is free. From any thread."""
-        for following in self._pools.release(step_id):
+        for following in self._pools.release(attempt):
             self._wake(following)
 
-    def _wake(self, step_id: StepId) -> None:
+    def _wake(self, attempt: AttemptId) -> None:
         assert self._loop is not None
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(
-                lambda: self._keep(asyncio.create_task(self._start(step_id)))
+                lambda: self._keep(asyncio.create_task(self._start(attempt)))
             )
 
-    async def _start(self, step_id: StepId) -> None:
+    async def _start(self, attempt: AttemptId) -> None:
         """Have the step's execution start it, with the slot that is reserved for it."""
-        execution_id, _ = step_id
+        execution_id, *_ = attempt
         try:
             await self._tick(execution_id)
         finally:
             # If the step is no longer ready, what was reserved for it goes on.
-            for following in self._pools.give_back(step_id):
+            for following in self._pools.give_back(attempt):
                 self._wake(following)
 
     async def _tick(self, execution_id: int) -> None:
         """Whatever may start or is over by now does so, or is; nobody else would ask again."""
         assert self._executions is not None
         assert self._clock is not None
-        while not self._stopping:
+        while not self._starts_nothing:
             try:
-                await self._executions.apply(execution_id, partial(_tick, self._clock.now()))
+                await self._executions.apply(
+                    execution_id, partial(_tick, self._clock.now(), self._held)
+                )
                 return
             except Unavailable as error:
                 log.warning("execution %s can't go on yet: %s", execution_id, error)
@@ -278,8 +297,8 @@ class LocalDispatcher:
         task.add_done_callback(self._tasks.discard)
 
 
-def _tick(now: datetime, execution: Execution) -> None:
-    execution.tick(at=now)
+def _tick(now: datetime, held: bool, execution: Execution) -> None:
+    execution.tick(at=now, held=held)
 
 
 def _value_at(data: Mapping[str, Any], path: str) -> object:

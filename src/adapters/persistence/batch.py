@@ -106,7 +106,7 @@ class Batch:
         try:
             self._check_card(execution_id, current, moved.draft)
         except BaseException:
-            self._dispatcher.withdraw(execution_id, [step.key for step in moved.admitted])
+            self._dispatcher.withdraw(execution_id, moved.admitted)
             raise
         self._looked_at[execution_id] = moved.draft
         if moved.draft.differs_from(current):
@@ -213,7 +213,7 @@ class Batch:
             if final.status is StepStatus.RUNNING and final.attempt == step.attempt:
                 started.append(Started(self.drafts[execution_id], final))
             else:  # a later change in this very commit has ended it again
-                self._dispatcher.withdraw(execution_id, [step.key])
+                self._dispatcher.withdraw(execution_id, [step])
         return started
 
     def due(self) -> list[tuple[int, datetime]]:
@@ -224,7 +224,7 @@ class Batch:
     def withdraw(self) -> None:
         """The transaction is gone, and the slots of what it started are free again."""
         for execution_id, step in self.admitted:
-            self._dispatcher.withdraw(execution_id, [step.key])
+            self._dispatcher.withdraw(execution_id, [step])
 
     def _known(self, execution_id: int) -> Execution | None:
         return self._committed.executions.get(execution_id) or self._loaded.get(execution_id)

@@ -19,7 +19,7 @@ from sqlalchemy.pool import StaticPool
 
 from domain.errors import InvalidInput, Unavailable
 
-SCHEMA = "0003"
+SCHEMA = "0005"
 """The revision that this code works with: the head of ``migrations/versions``."""
 
 BUSY_TIMEOUT_S = 10.0

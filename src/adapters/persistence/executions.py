@@ -8,7 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Connection, String, literal_column, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    String,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import DBAPIError
 
 from adapters.persistence.batch import Batch
@@ -162,6 +172,38 @@ class SqlExecutions:
 
     async def _load(self, execution_ids: Sequence[int]) -> None:
         await self.writer.run(lambda batch: batch.load(execution_ids))
+
+    async def unclaimed(
+        self, step_name: str, pipeline_type: str | None, limit: int
+    ) -> Sequence[tuple[int, str]]:
+        step, execution = pipeline_step.c, pipeline_execution.c
+        # Steps of Rushes' own may have the name too: what a step is, its definition says.
+        spec = func.json_each(execution.definition, "$.steps").table_valued("value").c.value
+        external = exists().where(
+            func.json_extract(spec, "$.name") == step_name,
+            func.json_extract(spec, "$.external"),
+        )
+        statement = (
+            select(step.execution_id, step.step_key)
+            .join(pipeline_execution, execution.id == step.execution_id)
+            .where(
+                step.status == StepStatus.RUNNING.value,
+                step.step_name == step_name,
+                step.worker_id.is_(None),
+                execution.status == ExecutionStatus.RUNNING.value,
+                execution.paused_at.is_(None),
+                external.correlate(pipeline_execution),
+            )
+            .order_by(step.started_at, step.id)
+            .limit(limit)
+        )
+        if pipeline_type is not None:
+            statement = statement.where(execution.pipeline_type == pipeline_type)
+
+        def read(connection: Connection) -> Sequence[tuple[int, str]]:
+            return [(row.execution_id, row.step_key) for row in connection.execute(statement)]
+
+        return await self._read(read)
 
     async def hold(self, at: datetime | None) -> None:
         statement = update(engine_state).where(engine_state.c.id == 1).values(held_at=at)

@@ -7,9 +7,19 @@ attempt must be the one that runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, RowMapping, delete, exists, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    RowMapping,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError
 
@@ -158,16 +168,25 @@ class SqlJobs:
             lambda connection: [_job(row._mapping) for row in connection.execute(statement)]
         )
 
+    def list(self, *, before: int | None = None, limit: int = 50) -> Sequence[Job]:
+        statement = select(job).order_by(job.c.id.desc()).limit(limit)
+        if before is not None:
+            statement = statement.where(job.c.id < min(before, MAX_ID))
+        return self._read(
+            lambda connection: [_job(row._mapping) for row in connection.execute(statement)]
+        )
+
+    def judged(self, attempt: AttemptRef, job_id: int, verdict: Mapping[str, Any]) -> Job:
+        return self._set(attempt, job_id, verdict=dict(verdict))
+
     def copied(self, attempt: AttemptRef, job_id: int) -> Job:
         now = self._clock.now()
+        return self._set(attempt, job_id, status=JobStatus.COPIED.value, completed_at=now)
 
+    def _set(self, attempt: AttemptRef, job_id: int, **values: object) -> Job:
         def work(batch: Batch) -> Job:
             _fence(batch, attempt)
-            batch.connection.execute(
-                update(job)
-                .where(job.c.id == job_id)
-                .values(status=JobStatus.COPIED.value, completed_at=now)
-            )
+            batch.connection.execute(update(job).where(job.c.id == job_id).values(**values))
             row = batch.connection.execute(select(job).where(job.c.id == job_id)).first()
             if row is None:
                 raise JobNotFound(job_id)
@@ -268,6 +287,7 @@ class SqlLedger:
                         imported_copy.c.destination,
                         imported_copy.c.path,
                         imported_copy.c.verified_at,
+                        imported_copy.c.cold,
                     )
                     .join(imported_copy, imported_copy.c.imported_file_id == imported_file.c.id)
                     .where(
@@ -286,38 +306,80 @@ class SqlLedger:
     def record(self, attempt: AttemptRef, job_id: int, copies: Sequence[VerifiedCopy]) -> None:
         def work(batch: Batch) -> None:
             _fence(batch, attempt)
-            for copy in copies:
-                _record(batch.connection, job_id, copy)
+            for start in range(0, len(copies), ROWS):
+                _record(batch.connection, job_id, copies[start : start + ROWS])
 
         self._executions.writer.run_blocking(work)
 
 
-def _record(connection: Connection, job_id: int, copy: VerifiedCopy) -> None:
-    contents = {
-        "card_identity": copy.file.card_identity,
-        "relative_path": copy.file.path,
-        "size_bytes": copy.file.size_bytes,
-        "mtime_ns": copy.file.mtime_ns,
-        "hash_name": copy.file.hash_name,
-        "hash": copy.file.hash,
+def _record(connection: Connection, job_id: int, copies: Sequence[VerifiedCopy]) -> None:
+    if not copies:
+        return
+    files = dict.fromkeys(copy.file for copy in copies)
+    connection.execute(
+        sqlite_insert(imported_file).on_conflict_do_nothing(),
+        [
+            {
+                **_contents(file),
+                "further_hashes": dict(file.further) or None,
+                "job_id": job_id,
+            }
+            for file in files
+        ],
+    )
+    connection.execute(
+        _RECORD_COPY,
+        [
+            {
+                **{f"of_{name}": value for name, value in _contents(copy.file).items()},
+                "to_destination": copy.destination,
+                "to_path": copy.path,
+                "at": copy.verified_at,
+                "is_cold": copy.cold,
+            }
+            for copy in copies
+        ],
+    )
+
+
+def _contents(file: ImportedFile) -> dict[str, object]:
+    return {
+        "card_identity": file.card_identity,
+        "relative_path": file.path,
+        "size_bytes": file.size_bytes,
+        "mtime_ns": file.mtime_ns,
+        "hash_name": file.hash_name,
+        "hash": file.hash,
     }
-    connection.execute(
-        sqlite_insert(imported_file).on_conflict_do_nothing(), {**contents, "job_id": job_id}
+
+
+_RECORD_COPY = (
+    sqlite_insert(imported_copy)
+    .from_select(
+        ["imported_file_id", "destination", "path", "verified_at", "cold"],
+        select(
+            imported_file.c.id,
+            bindparam("to_destination", type_=imported_copy.c.destination.type),
+            bindparam("to_path", type_=imported_copy.c.path.type),
+            bindparam("at", type_=imported_copy.c.verified_at.type),
+            bindparam("is_cold", type_=imported_copy.c.cold.type),
+        ).where(
+            *(
+                imported_file.c[name] == bindparam(f"of_{name}", type_=imported_file.c[name].type)
+                for name in (
+                    "card_identity",
+                    "relative_path",
+                    "size_bytes",
+                    "mtime_ns",
+                    "hash_name",
+                    "hash",
+                )
+            )
+        ),
     )
-    file_id = connection.execute(
-        select(imported_file.c.id).where(
-            *(imported_file.c[name] == value for name, value in contents.items())
-        )
-    ).scalar_one()
-    connection.execute(
-        sqlite_insert(imported_copy).on_conflict_do_nothing(),
-        {
-            "imported_file_id": file_id,
-            "destination": copy.destination,
-            "path": copy.path,
-            "verified_at": copy.verified_at,
-        },
-    )
+    .on_conflict_do_nothing()
+)
+"""One statement for a batch: the file's row is found where the copy's is made."""
 
 
 def _free_name(connection: Connection, name: str, taken: Callable[[str], bool]) -> str:
@@ -344,6 +406,7 @@ def _job(row: RowMapping) -> Job:
         total_bytes=row["total_bytes"],
         created_at=row["created_at"],
         completed_at=row["completed_at"],
+        verdict=row["verdict"],
     )
 
 
@@ -356,8 +419,10 @@ def _copy(row: RowMapping) -> VerifiedCopy:
             mtime_ns=row["mtime_ns"],
             hash_name=row["hash_name"],
             hash=row["hash"],
+            further=tuple((row["further_hashes"] or {}).items()),
         ),
         destination=row["destination"],
         path=row["path"],
         verified_at=row["verified_at"],
+        cold=bool(row["cold"]),
     )

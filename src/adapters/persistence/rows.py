@@ -64,6 +64,8 @@ STEP_STATE = (
     "checkpoint",
     "not_before",
     "waived",
+    "worker_id",
+    "lease_expires_at",
 )
 """Everything that a change of a step may have changed."""
 
@@ -131,6 +133,8 @@ def step_state(step: Step) -> tuple[Any, ...]:
         None if step.checkpoint is None else json_text(step.checkpoint),
         time_text(step.not_before),
         step.waived,
+        step.worker,
+        time_text(step.lease_ends_at),
     )
 
 
@@ -261,6 +265,8 @@ def _step(definition: PipelineDefinition, row: RowMapping) -> Step:
         not_before=row["not_before"],
         waived=row["waived"],
         spawned_by=row["spawned_by"],
+        worker=row["worker_id"],
+        lease_ends_at=row["lease_expires_at"],
     )
 
 

@@ -208,6 +208,7 @@ imported_file = Table(
     Column("mtime_ns", BigInteger, nullable=False),
     Column("hash_name", String(16), nullable=False),
     Column("hash", String(128), nullable=False),
+    Column("further_hashes", JSON, nullable=True),
     Column("job_id", Id, ForeignKey("job.id"), nullable=False, index=True),
     UniqueConstraint(
         "relative_path",
@@ -229,6 +230,7 @@ imported_copy = Table(
     Column("destination", Text, nullable=False),
     Column("path", LargeBinary, nullable=False),
     Column("verified_at", UtcDateTime, nullable=False),
+    Column("cold", Boolean, nullable=True),
     UniqueConstraint("imported_file_id", "destination", "path"),
     sqlite_autoincrement=True,
 )

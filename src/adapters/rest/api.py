@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from itertools import islice
+from typing import TypeVar
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -14,22 +16,49 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from adapters.rest.documents import (
+    Asked,
+    AttemptView,
+    ClaimRequest,
+    ClaimResponse,
+    CompletedReport,
+    CompleteRequest,
+    EngineView,
+    EventPage,
+    ExecutionPage,
+    FailedReport,
+    FilePage,
+    FileView,
+    Health,
+    HeartbeatRequest,
+    JobPage,
+    JobView,
+    JudgedJob,
+    PipelineList,
+    PipelineView,
+    ReleasedReport,
+    RerunRequest,
+    TriggerRequest,
+    TriggerResponse,
+)
+from application.advance import Advance
 from application.cancel import Cancel
 from application.catalogue import Catalogue
+from application.claims import Claims
 from application.feed import Entry, Feed, Message
 from application.hold import Hold
 from application.pause import Pause
-from application.ports import AttemptRef, CardFiles, Dispatcher, Jobs, Query, Threads
+from application.ports import CardFiles, Dispatcher, Jobs, Query, Threads
+from application.report import Report
 from application.rerun import Rerun
 from application.retry import Retry
 from application.settle import Settle
 from application.status import Status
 from application.trigger import Trigger
 from application.views import message_view, timestamp
-from domain.definition import PipelineDefinition
 from domain.errors import FactsGone, InvalidInput
 from domain.execution import ExecutionStatus
-from domain.footage import CardFile, Job, shown
+from domain.footage import CardFile
 
 MAX_BODY_BYTES = 1024 * 1024
 """As much as a trigger's data may have."""
@@ -37,6 +66,17 @@ MAX_BODY_BYTES = 1024 * 1024
 PAGE = 50
 MAX_PAGE = 200
 MAX_EVENTS = 1_000
+
+_FIELD = re.compile(r"field `([^`]*)`|`\$\.(\w+)")
+"""Where msgspec says which field of a body is wrong."""
+
+A = TypeVar("A", bound=Asked)
+
+PIECES = 500
+"""Lines of a report that are made and sent at once."""
+
+_STILL = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+"""A report runs nothing and loads nothing, whatever names are in it."""
 
 KEEPALIVE_S = 15.0
 """How often a silent event stream says that it is still there."""
@@ -55,12 +95,15 @@ class Api:
         pause: Pause,
         settle: Settle,
         rerun: Rerun,
+        advance: Advance,
+        claims: Claims,
         hold: Hold,
         dispatcher: Dispatcher,
         feed: Feed,
         catalogue: Catalogue,
         jobs: Jobs,
         card_files: CardFiles,
+        report: Report,
         threads: Threads,
         owner_key: str = "",
     ) -> None:
@@ -72,17 +115,21 @@ class Api:
         self._pause = pause
         self._settle = settle
         self._rerun = rerun
+        self._advance = advance
+        self._claims = claims
         self._hold = hold
         self._dispatcher = dispatcher
         self._feed = feed
         self._catalogue = catalogue
         self._jobs = jobs
         self._card_files = card_files
+        self._report = report
         self._threads = threads
         self._owner_key = owner_key
 
     def routes(self) -> list[Route]:
         one = "/api/pipeline/{reference}"
+        step = f"{one}/steps/{{step_key}}"
         return [
             Route("/api/pipeline", self.list_executions, methods=["GET"]),
             Route("/api/pipeline", self.trigger_pipeline, methods=["POST"]),
@@ -94,13 +141,21 @@ class Api:
             Route(f"{one}/steps/{{step_key}}/skip", self.skip_step, methods=["POST"]),
             Route(f"{one}/steps/{{step_key}}/complete", self.complete_step, methods=["POST"]),
             Route(f"{one}/rerun", self.rerun_execution, methods=["POST"]),
+            Route("/api/steps/claim", self.claim_step, methods=["POST"]),
+            Route(f"{step}/heartbeat", self.heartbeat_step, methods=["POST"]),
+            Route(f"{step}/report/completed", self.report_completed, methods=["POST"]),
+            Route(f"{step}/report/failed", self.report_failed, methods=["POST"]),
+            Route(f"{step}/report/released", self.report_released, methods=["POST"]),
             Route("/api/engine", self.get_engine, methods=["GET"]),
             Route("/api/engine/pause", self.pause_engine, methods=["POST"]),
             Route("/api/engine/resume", self.resume_engine, methods=["POST"]),
             Route(f"{one}/events", self.events_of_execution, methods=["GET"]),
             Route("/api/events", self.events, methods=["GET"]),
             Route("/api/pipelines", self.list_pipelines, methods=["GET"]),
+            Route("/api/jobs", self.list_jobs, methods=["GET"]),
             Route("/api/jobs/{job_id}", self.get_job, methods=["GET"]),
+            Route("/api/jobs/{job_id}/report", self.get_report, methods=["GET"]),
+            Route("/api/jobs/{job_id}/report.csv", self.get_report_table, methods=["GET"]),
             Route("/api/jobs/{job_id}/files", self.list_job_files, methods=["GET"]),
             Route("/healthz", self.health, methods=["GET"]),
             Route("/readyz", self.ready, methods=["GET"]),
@@ -109,33 +164,22 @@ class Api:
     # -- executions --------------------------------------------------------------
 
     async def trigger_pipeline(self, request: Request) -> Response:
-        body = await _json_body(request)
-        unknown = body.keys() - {"pipeline_type", "message_id", "data"}
-        if unknown:
-            raise InvalidInput(f"unknown field {min(unknown)!a}", field=min(unknown))
-        pipeline_type = body.get("pipeline_type")
-        if not isinstance(pipeline_type, str):
-            raise InvalidInput("pipeline_type must be text", field="pipeline_type")
-        message_id = body.get("message_id")
+        asked = await _body(request, TriggerRequest)
         key = request.headers.get("idempotency-key")
-        if key is not None and message_id is not None and key != message_id:
+        if key is not None and asked.message_id is not None and key != asked.message_id:
             raise InvalidInput(
                 "Idempotency-Key and message_id are the same thing, and differ here",
                 field="message_id",
             )
         answer = await self._trigger(
-            pipeline_type,
-            body.get("data", {}),
-            message_id=key if message_id is None else message_id,
+            asked.pipeline_type,
+            asked.data,
+            message_id=key if asked.message_id is None else asked.message_id,
             anywhere=self._is_owner(request),
         )
         execution = answer.execution
         return _json(
-            {
-                "execution_id": execution.execution_id,
-                "duplicate": answer.duplicate,
-                "execution": execution,
-            },
+            TriggerResponse(execution.execution_id, answer.duplicate, execution),
             status=201 if answer.duplicate is None else 200,
             headers={"location": f"/api/pipeline/{execution.execution_id}"},
         )
@@ -163,12 +207,7 @@ class Api:
             )
         )
         page = found[:limit]
-        return _json(
-            {
-                "executions": page,
-                "next_cursor": str(page[-1].id) if len(found) > limit else None,
-            }
-        )
+        return _json(ExecutionPage(page, str(page[-1].id) if len(found) > limit else None))
 
     async def retry_execution(self, request: Request) -> Response:
         return _json(await self._retry(_reference(request)), status=202)
@@ -186,26 +225,74 @@ class Api:
         return _json(await self._settle.skip(_reference(request), request.path_params["step_key"]))
 
     async def complete_step(self, request: Request) -> Response:
-        body = await _json_body(request)
-        unknown = body.keys() - {"output"}
-        if unknown:
-            raise InvalidInput(f"unknown field {min(unknown)!a}", field=min(unknown))
+        asked = await _body(request, CompleteRequest)
         return _json(
             await self._settle.complete(
-                _reference(request), request.path_params["step_key"], body.get("output", {})
+                _reference(request), request.path_params["step_key"], asked.output
             )
         )
 
     async def rerun_execution(self, request: Request) -> Response:
-        body = await _json_body(request)
-        from_step = body.get("from_step")
-        if not isinstance(from_step, str) or body.keys() - {"from_step"}:
-            raise InvalidInput('the body must be {"from_step": STEP}', field="from_step")
-        execution = await self._rerun(_reference(request), from_step)
+        asked = await _body(request, RerunRequest)
+        execution = await self._rerun(_reference(request), asked.from_step)
         return _json(
             execution,
             status=201,
             headers={"location": f"/api/pipeline/{execution.execution_id}"},
+        )
+
+    # -- external steps ----------------------------------------------------------
+
+    async def claim_step(self, request: Request) -> Response:
+        """At once or not at all: that a client has gone away while it waits isn't told here."""
+        asked = await _body(request, ClaimRequest)
+        claimed = await self._claims(
+            asked.step_name, asked.worker_id, pipeline_type=asked.pipeline_type
+        )
+        return _json(ClaimResponse(claimed))
+
+    async def heartbeat_step(self, request: Request) -> Response:
+        asked = await _body(request, HeartbeatRequest)
+        return _json(
+            await self._advance.beat_external(
+                _reference(request),
+                request.path_params["step_key"],
+                int(asked.attempt),
+                progress=asked.progress,
+                detail=asked.detail,
+                checkpoint=asked.checkpoint,
+            )
+        )
+
+    async def report_completed(self, request: Request) -> Response:
+        asked = await _body(request, CompletedReport)
+        return _json(
+            await self._advance.complete_external(
+                _reference(request),
+                request.path_params["step_key"],
+                int(asked.attempt),
+                asked.output,
+            )
+        )
+
+    async def report_failed(self, request: Request) -> Response:
+        asked = await _body(request, FailedReport)
+        return _json(
+            await self._advance.fail_external(
+                _reference(request),
+                request.path_params["step_key"],
+                int(asked.attempt),
+                asked.error,
+                permanent=asked.permanent,
+            )
+        )
+
+    async def report_released(self, request: Request) -> Response:
+        asked = await _body(request, ReleasedReport)
+        return _json(
+            await self._advance.release_external(
+                _reference(request), request.path_params["step_key"], int(asked.attempt)
+            )
         )
 
     # -- the engine as a whole ---------------------------------------------------
@@ -214,14 +301,14 @@ class Api:
         load = self._dispatcher.load()
         held_at = self._hold.held_at
         return _json(
-            {
-                "paused": held_at is not None,
-                "paused_at": None if held_at is None else timestamp(held_at),
-                "running": load.running,
-                "waiting": load.waiting,
-                "overdue": [_attempt_view(ref) for ref in load.overdue],
-                "abandoned": [_attempt_view(ref) for ref in load.abandoned],
-            }
+            EngineView(
+                paused=held_at is not None,
+                paused_at=None if held_at is None else timestamp(held_at),
+                running=load.running,
+                waiting=load.waiting,
+                overdue=[AttemptView.of(ref) for ref in load.overdue],
+                abandoned=[AttemptView.of(ref) for ref in load.abandoned],
+            )
         )
 
     async def pause_engine(self, request: Request) -> Response:
@@ -248,20 +335,21 @@ class Api:
         stream begins now, and a page with the first that is kept.
         """
         streaming = "text/event-stream" in request.headers.get("accept", "")
-        claimed = request.headers.get("last-event-id") if streaming else None
-        claimed = claimed or request.query_params.get("since")
-        if claimed is not None:
-            since = _number(claimed, "since", 0, 0, 2**63 - 1)
-        elif execution_id is not None:
-            since = 0
-        elif streaming:
-            since = self._feed.last_id
-        else:
-            since = await self._feed.oldest()
+        since = _number(request.query_params.get("since"), "since", None, 0, 2**63 - 1)
+        # A browser that comes back to a stream says here how far it has come, at the old address.
+        last = request.headers.get("last-event-id") or None
+        since = _number(last, "last-event-id", since, 0, 2**63 - 1)
+        if since is None:
+            if execution_id is not None:
+                since = 0
+            elif streaming:
+                since = self._feed.last_id
+            else:
+                since = await self._feed.oldest()
         if not streaming:
             limit = _number(request.query_params.get("limit"), "limit", MAX_EVENTS, 1, MAX_EVENTS)
             facts = await self._feed.page(since, limit, execution_id)
-            return _json({"events": [message_view(fact) for fact in facts]})
+            return _json(EventPage([message_view(fact) for fact in facts]))
         await self._feed.check(since, execution_id)
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
@@ -275,17 +363,52 @@ class Api:
 
     async def list_pipelines(self, request: Request) -> Response:
         return _json(
-            {
-                "pipelines": [
-                    _pipeline_view(pipeline.definition, card=pipeline.card)
+            PipelineList(
+                [
+                    PipelineView.of(pipeline.definition, card=pipeline.card)
                     for pipeline in self._catalogue.all()
                 ]
-            }
+            )
         )
 
     async def get_job(self, request: Request) -> Response:
         job_id = _job_id(request)
-        return _json(_job_view(await self._threads.run(lambda: self._jobs.get(job_id))))
+        return _json(JudgedJob.of(await self._threads.run(lambda: self._jobs.get(job_id))))
+
+    async def list_jobs(self, request: Request) -> Response:
+        params = request.query_params
+        limit = _number(params.get("limit"), "limit", PAGE, 1, MAX_PAGE)
+        cursor = params.get("cursor")
+        before = None if cursor is None else _number(cursor, "cursor", 0, 1, 2**63 - 1)
+        found = await self._threads.run(lambda: self._jobs.list(before=before, limit=limit + 1))
+        page = [JobView.of(each) for each in found[:limit]]
+        return _json(JobPage(page, str(page[-1].id) if len(found) > limit else None))
+
+    async def get_report(self, request: Request) -> Response:
+        job_id = _job_id(request)
+        pieces = await self._threads.run(lambda: self._report.as_html(job_id))
+        return self._streamed(pieces, "text/html", {"content-security-policy": _STILL})
+
+    async def get_report_table(self, request: Request) -> Response:
+        job_id = _job_id(request)
+        pieces = await self._threads.run(lambda: self._report.as_csv(job_id))
+        name = f'attachment; filename="rushes-job-{job_id}.csv"'
+        return self._streamed(pieces, "text/csv", {"content-disposition": name})
+
+    def _streamed(
+        self, pieces: Iterator[str], media_type: str, headers: dict[str, str]
+    ) -> Response:
+        """What reads the database as it goes: a batch at a time is made, in a thread."""
+
+        async def batches() -> AsyncIterator[str]:
+            while batch := await self._threads.run(lambda: "".join(islice(pieces, PIECES))):
+                yield batch
+
+        return StreamingResponse(
+            batches(),
+            media_type=media_type,
+            headers={"cache-control": "no-store", "x-content-type-options": "nosniff", **headers},
+        )
 
     async def list_job_files(self, request: Request) -> Response:
         job_id = _job_id(request)
@@ -304,21 +427,21 @@ class Api:
         found = await self._threads.run(read)
         page = found[:limit]
         return _json(
-            {
-                "files": [_file_view(each) for each in page],
-                "next_cursor": page[-1].path.hex() if len(found) > limit else None,
-            }
+            FilePage(
+                [FileView.of(each) for each in page],
+                page[-1].path.hex() if len(found) > limit else None,
+            )
         )
 
     # -- health ------------------------------------------------------------------
 
     async def health(self, request: Request) -> Response:
-        return _json({"status": "ok"})
+        return _json(Health("ok"))
 
     async def ready(self, request: Request) -> Response:
         """503 if the database doesn't answer."""
         await self._status.list(Query(limit=1))
-        return _json({"status": "ready"})
+        return _json(Health("ready"))
 
 
 async def _server_sent(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:
@@ -350,40 +473,6 @@ def _server_sent_event(message: Message) -> str:
     return f"{head}event: {message.type}\ndata: {data}\n\n"
 
 
-def _attempt_view(ref: AttemptRef) -> dict[str, Any]:
-    return {"execution": ref.execution_id, "step_key": ref.step_key, "attempt": ref.attempt}
-
-
-def _pipeline_view(definition: PipelineDefinition, *, card: bool) -> dict[str, Any]:
-    return {**definition.to_dict(), "card": card}
-
-
-def _job_view(job: Job) -> dict[str, Any]:
-    return {
-        "id": job.id,
-        "uuid": job.uuid,
-        "execution_id": job.execution_id,
-        "name": job.name,
-        "card": {"identity": job.card.identity, "label": job.card.label},
-        "status": job.status.value,
-        "file_count": job.file_count,
-        "total_bytes": job.total_bytes,
-        "created_at": timestamp(job.created_at),
-        "completed_at": None if job.completed_at is None else timestamp(job.completed_at),
-    }
-
-
-def _file_view(each: CardFile) -> dict[str, Any]:
-    return {
-        "path": shown(each.path),
-        "kind": each.kind.value,
-        "size_bytes": each.size_bytes,
-        "mtime_ns": each.mtime_ns,
-        "clip": None if each.clip is None else shown(each.clip),
-        "problem": each.problem,
-    }
-
-
 def _json(body: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(
         msgspec.json.encode(body),
@@ -393,9 +482,10 @@ def _json(body: object, *, status: int = 200, headers: dict[str, str] | None = N
     )
 
 
-async def _json_body(request: Request) -> dict[str, Any]:
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind != "application/json":
+async def _body(request: Request, kind: type[A]) -> A:
+    """Raises ``InvalidInput``, naming the field, for what is no such body."""
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media_type != "application/json":
         raise HTTPException(415, "Unsupported Media Type")
     body = bytearray()
     async for chunk in request.stream():
@@ -403,12 +493,15 @@ async def _json_body(request: Request) -> dict[str, Any]:
         if len(body) > MAX_BODY_BYTES:
             raise HTTPException(413, "Content Too Large")
     try:
-        decoded = msgspec.json.decode(bytes(body))
+        return msgspec.json.decode(bytes(body), type=kind)
+    except msgspec.ValidationError as error:
+        named = _FIELD.search(str(error))
+        raise InvalidInput(
+            f"the body is not what it should be: {error}",
+            field=None if named is None else named[1] or named[2],
+        ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"the body is not JSON: {error}") from None
-    if not isinstance(decoded, dict):
-        raise InvalidInput("the body must be a JSON object")
-    return decoded
 
 
 def _reference(request: Request) -> str | int:
@@ -424,7 +517,10 @@ def _job_id(request: Request) -> int:
     return _number(claimed, "job_id", 0, 0, 2**63 - 1)
 
 
-def _number(claimed: str | None, field: str, default: int, least: int, most: int) -> int:
+D = TypeVar("D", int, int | None)
+
+
+def _number(claimed: str | None, field: str, default: D, least: int, most: int) -> int | D:
     if claimed is None:
         return default
     whole = claimed.isascii() and claimed.isdigit() and len(claimed) < 20

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from http import HTTPStatus
 
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
+from adapters.rest.documents import Problem
 from adapters.status_codes import INTERNAL, status_of
 from domain.errors import FactsGone, InvalidInput, RushesError
 
 log = logging.getLogger(__name__)
 
 
-def problem(error: RushesError) -> Response:
+def document(error: RushesError) -> Problem:
     """``code`` is the word for programs, ``detail`` the sentence for people."""
     status = status_of(error)
-    more: dict[str, Any] = {}
+    problem = _document(status.http, status.code, error.message)
     if isinstance(error, InvalidInput) and error.field is not None:
-        more["field"] = error.field
+        problem = msgspec.structs.replace(problem, field=error.field)
     if isinstance(error, FactsGone):
-        more["last_event_id"] = error.last
-    return _document(status.http, status.code, error.message, more)
+        problem = msgspec.structs.replace(problem, last_event_id=error.last)
+    return problem
+
+
+def http_document(status: int, detail: str, request: str) -> Problem:
+    """Of what HTTP itself refuses: ``detail`` is its phrase, ``request`` what was asked."""
+    return _document(status, detail.lower().replace(" ", "_"), f"{request}: {detail}")
+
+
+def problem(error: RushesError) -> Response:
+    return _response(document(error))
 
 
 async def on_refusal(request: Request, error: Exception) -> Response:
@@ -34,28 +45,42 @@ async def on_refusal(request: Request, error: Exception) -> Response:
 
 async def on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code = error.detail.lower().replace(" ", "_")
-    document = _document(
-        error.status_code, code, f"{request.method} {request.url.path}: {error.detail}", {}
-    )
-    document.headers.update(error.headers or {})
-    return document
+    request_line = f"{request.method} {request.url.path}"
+    response = _response(http_document(error.status_code, error.detail, request_line))
+    response.headers.update(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        response.headers["allow"] = ", ".join(sorted(_allowed(request)))
+    return response
+
+
+def _allowed(request: Request) -> set[str]:
+    """What the path takes. Starlette names the methods of its first route alone."""
+    return {
+        method
+        for route in request.app.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
 
 
 async def on_bug(request: Request, error: Exception) -> Response:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return _document(INTERNAL.http, INTERNAL.code, "internal error", {})
+    return _response(_document(INTERNAL.http, INTERNAL.code, "internal error"))
 
 
-def _document(status: int, code: str, detail: str, more: dict[str, Any]) -> Response:
-    body = {
-        "type": f"urn:rushes:problem:{code}",
-        "title": code.replace("_", " "),
-        "status": int(status),
-        "code": code,
-        "detail": detail,
-        **more,
-    }
+def _document(status: int, code: str, detail: str) -> Problem:
+    return Problem(
+        type=f"urn:rushes:problem:{code}",
+        title=code.replace("_", " "),
+        status=int(status),
+        code=code,
+        detail=detail,
+    )
+
+
+def _response(problem: Problem) -> Response:
     return Response(
-        msgspec.json.encode(body), status_code=status, media_type="application/problem+json"
+        msgspec.json.encode(problem),
+        status_code=problem.status,
+        media_type="application/problem+json",
     )

@@ -1,4 +1,4 @@
-"""Around every method of the server: errors become statuses, and streams end at the stop.
+"""Around every method: errors become statuses, and streams and long polls end at the stop.
 
 An interceptor only sees handlers, not what they raise, and a stream raises long
 after the interceptor has returned. So each handler is replaced by one that runs
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import aclosing
 from typing import Any
 
 import grpc
 from grpc import aio
 
+from adapters.rpc.details import bounded, rich_status
 from adapters.status_codes import INTERNAL, status_of
 from domain.errors import InvalidInput, RushesError, Unavailable
 
@@ -24,8 +25,11 @@ log = logging.getLogger(__name__)
 CODE = "rushes-code"
 """The key of the trailing metadata that has the error's word for programs."""
 
-MAX_DETAILS_BYTES = 2_000
-"""Details travel as metadata, percent-encoded, and of that peers take 8 KiB in all."""
+RICH = "grpc-status-details-bin"
+"""The key under which clients' libraries look for google.rpc.Status."""
+
+MAX_DETAILS_BYTES = 1_000
+"""Details travel as metadata, once percent-encoded and once in Base64: peers take 8 KiB in all."""
 
 Method = Callable[[Any, aio.ServicerContext[Any, Any]], Any]
 
@@ -35,12 +39,15 @@ class _Malformed:
 
 
 class Guard(aio.ServerInterceptor):
-    def __init__(self) -> None:
+    """long_polls: names of methods with one answer that may be long in coming."""
+
+    def __init__(self, long_polls: Collection[str] = ()) -> None:
+        self._long_polls = frozenset(long_polls)
         self._stopping = asyncio.Event()
         self._waiting: set[asyncio.Task[Any]] = set()
 
     def end_streams(self) -> None:
-        """Every stream, open or yet to come, ends with UNAVAILABLE: resume elsewhere."""
+        """Every stream or long poll, also yet to come, ends with UNAVAILABLE: go on elsewhere."""
         self._stopping.set()
         for task in self._waiting:
             task.cancel()
@@ -64,7 +71,9 @@ class Guard(aio.ServerInterceptor):
             "response_serializer": handler.response_serializer,
         }
         if handler.unary_unary is not None:
-            method = self._answering(name, handler.unary_unary)
+            polls = name in self._long_polls
+            inner = self._polling(handler.unary_unary) if polls else handler.unary_unary
+            method = self._answering(name, inner)
             return grpc.unary_unary_rpc_method_handler(method, **coders)
         if handler.stream_unary is not None:
             method = self._answering(name, handler.stream_unary)
@@ -77,7 +86,7 @@ class Guard(aio.ServerInterceptor):
 
     def _answering(self, name: str, method: Method) -> Method:
         async def answering(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
-            status, details = INTERNAL, "internal error"
+            status, details, rich = INTERNAL, "internal error", b""
             try:
                 if isinstance(request, _Malformed):
                     raise InvalidInput("the request is not of the type that this method takes")
@@ -85,12 +94,33 @@ class Guard(aio.ServerInterceptor):
             except (aio.AbortError, aio.InternalError):
                 raise  # gRPC's own: already answered, or nobody is there to be answered
             except RushesError as error:
-                status, details = status_of(error), _bounded(error.message)
+                status, details = status_of(error), bounded(error.message, MAX_DETAILS_BYTES)
+                rich = rich_status(error, status, details)
             except Exception:
                 log.exception("a bug in %s", name)
-            return await context.abort(status.grpc, details, ((CODE, status.code),))
+            more = ((RICH, rich),) if rich else ()
+            return await context.abort(status.grpc, details, ((CODE, status.code), *more))
 
         return answering
+
+    def _polling(self, method: Method) -> Method:
+        async def polling(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+            if self._stopping.is_set():
+                raise Unavailable("the server is stopping")
+            task = asyncio.current_task()
+            assert task is not None
+            self._waiting.add(task)
+            try:
+                return await method(request, context)
+            except asyncio.CancelledError:
+                if not self._stopping.is_set():
+                    raise  # the client has gone away, or its deadline is over
+                task.uncancel()
+                raise Unavailable("the server is stopping") from None
+            finally:
+                self._waiting.discard(task)
+
+        return polling
 
     def _streaming(self, method: Method) -> Method:
         """``method`` answers with an async generator.
@@ -134,11 +164,3 @@ def _lenient(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
             return _Malformed()
 
     return lenient
-
-
-def _bounded(text: str) -> str:
-    """Text that can be encoded, and isn't too much."""
-    raw = text.encode("utf-8", "backslashreplace")
-    if len(raw) <= MAX_DETAILS_BYTES:
-        return raw.decode()
-    return raw[:MAX_DETAILS_BYTES].decode(errors="ignore") + "…"

@@ -17,7 +17,10 @@ from google.protobuf.struct_pb2 import NULL_VALUE, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from adapters.rpc.pb import pipeline_pb2 as pb
-from application.views import ExecutionView, StepView
+from application.advance import Beat
+from application.claims import Claimed
+from application.ports import AttemptRef, Load
+from application.views import ExecutionView, StepView, timestamp
 from domain.errors import InvalidInput
 from domain.execution import ExecutionStatus
 
@@ -46,6 +49,9 @@ def execution_message(view: ExecutionView) -> pb.Execution:
         updated_at=_timestamp(view.updated_at),
         steps=[_step_message(step) for step in view.steps],
         waits_for=view.waits_for,
+        paused_at=_timestamp(view.paused_at),
+        engine_paused_at=_timestamp(view.engine_paused_at),
+        rerun_of=view.rerun_of,
     )
 
 
@@ -66,6 +72,53 @@ def _step_message(view: StepView) -> pb.Step:
         queued_at=_timestamp(view.queued_at),
         started_at=_timestamp(view.started_at),
         completed_at=_timestamp(view.completed_at),
+        params=struct_of(view.params),
+        failures=view.failures,
+        waived=view.waived,
+        next_attempt_at=_timestamp(view.next_attempt_at),
+        worker_id=view.worker_id,
+        lease_expires_at=_timestamp(view.lease_expires_at),
+    )
+
+
+def engine_message(load: Load, held_at: datetime | None) -> pb.Engine:
+    return pb.Engine(
+        paused_at=None if held_at is None else _timestamp(timestamp(held_at)),
+        running=load.running,
+        waiting=load.waiting,
+        overdue=map(_attempt_message, load.overdue),
+        abandoned=map(_attempt_message, load.abandoned),
+    )
+
+
+def _attempt_message(ref: AttemptRef) -> pb.Attempt:
+    return pb.Attempt(execution=ref.execution_id, step_key=ref.step_key, attempt=ref.attempt)
+
+
+def claim_message(claimed: Claimed) -> pb.ClaimedStep:
+    checkpoint = claimed.checkpoint
+    return pb.ClaimedStep(
+        execution_id=claimed.execution_id,
+        pipeline_type=claimed.pipeline_type,
+        message_id=claimed.message_id,
+        step_name=claimed.step_name,
+        step_key=claimed.step_key,
+        parameter=claimed.parameter,
+        attempt=claimed.attempt,
+        data=struct_of(claimed.data),
+        params=struct_of(claimed.params),
+        checkpoint=None if checkpoint is None else struct_of(checkpoint),
+        lease_s=claimed.lease_s,
+        lease_expires_at=_timestamp(claimed.lease_expires_at),
+        run_ends_at=_timestamp(claimed.run_ends_at),
+    )
+
+
+def heartbeat_message(beat: Beat) -> pb.HeartbeatStepResponse:
+    return pb.HeartbeatStepResponse(
+        running=beat.running,
+        reason=beat.reason,
+        lease_expires_at=_timestamp(beat.lease_expires_at),
     )
 
 

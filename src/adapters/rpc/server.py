@@ -12,13 +12,23 @@ from adapters.rpc.pb import pipeline_pb2 as pb
 from adapters.rpc.pb import pipeline_pb2_grpc as pb_grpc
 from adapters.rpc.service import PipelineService
 from application.advance import Advance
+from application.cancel import Cancel
+from application.claims import Claims
 from application.feed import Feed
+from application.hold import Hold
+from application.pause import Pause
+from application.ports import Dispatcher, Query
+from application.rerun import Rerun
 from application.retry import Retry
+from application.settle import Settle
 from application.status import Status
 from application.trigger import Trigger
 from domain.errors import Unavailable
 
 SERVICE = pb.DESCRIPTOR.services_by_name["PipelineService"].full_name
+
+LONG_POLLS = frozenset({f"/{SERVICE}/ClaimStep"})
+"""Calls that may wait for minutes, and are ended at the stop as streams are."""
 
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 """gRPC's own default, said aloud. Data is bounded at 1 MiB as JSON; protobuf may need more."""
@@ -48,13 +58,41 @@ class RpcServer:
     """Lives on the event loop that starts it, once."""
 
     def __init__(
-        self, *, trigger: Trigger, status: Status, retry: Retry, advance: Advance, feed: Feed
+        self,
+        *,
+        trigger: Trigger,
+        status: Status,
+        retry: Retry,
+        cancel: Cancel,
+        pause: Pause,
+        settle: Settle,
+        rerun: Rerun,
+        hold: Hold,
+        dispatcher: Dispatcher,
+        advance: Advance,
+        claims: Claims,
+        feed: Feed,
     ) -> None:
         self._service = PipelineService(
-            trigger=trigger, status=status, retry=retry, advance=advance, feed=feed
+            trigger=trigger,
+            status=status,
+            retry=retry,
+            cancel=cancel,
+            pause=pause,
+            settle=settle,
+            rerun=rerun,
+            hold=hold,
+            dispatcher=dispatcher,
+            advance=advance,
+            claims=claims,
+            feed=feed,
         )
-        self._guard = Guard()
-        self._health = Health((SERVICE,))
+        self._guard = Guard(long_polls=LONG_POLLS)
+
+        async def ready() -> None:
+            await status.list(Query(limit=1))
+
+        self._health = Health((SERVICE,), ready)
         self._server: aio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -87,7 +125,7 @@ class RpcServer:
         return bound
 
     async def stop(self, grace_s: float) -> None:
-        """Serve nobody new. Streams end, other calls have ``grace_s`` to come to their end."""
+        """Serve nobody new. Streams and long polls end, other calls have ``grace_s`` to end."""
         if self._server is None:
             return
         server, self._server = self._server, None

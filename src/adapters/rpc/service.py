@@ -12,13 +12,27 @@ from typing import Any
 
 from grpc import aio
 
-from adapters.rpc.messages import execution_message, json_of, status_filter, watch_message
+from adapters.rpc.messages import (
+    claim_message,
+    engine_message,
+    execution_message,
+    heartbeat_message,
+    json_of,
+    status_filter,
+    watch_message,
+)
 from adapters.rpc.pb import pipeline_pb2 as pb
 from adapters.rpc.pb.pipeline_pb2_grpc import PipelineServiceServicer
 from application.advance import Advance
+from application.cancel import Cancel
+from application.claims import Claims
 from application.feed import Feed
-from application.ports import Query
+from application.hold import Hold
+from application.pause import Pause
+from application.ports import Dispatcher, Query
+from application.rerun import Rerun
 from application.retry import Retry
+from application.settle import Settle
 from application.status import Status
 from application.trigger import Trigger
 from application.views import message_view
@@ -41,12 +55,32 @@ Context = aio.ServicerContext[Any, Any]
 
 class PipelineService(PipelineServiceServicer):
     def __init__(
-        self, *, trigger: Trigger, status: Status, retry: Retry, advance: Advance, feed: Feed
+        self,
+        *,
+        trigger: Trigger,
+        status: Status,
+        retry: Retry,
+        cancel: Cancel,
+        pause: Pause,
+        settle: Settle,
+        rerun: Rerun,
+        hold: Hold,
+        dispatcher: Dispatcher,
+        advance: Advance,
+        claims: Claims,
+        feed: Feed,
     ) -> None:
         self._trigger = trigger
         self._status = status
         self._retry = retry
+        self._cancel = cancel
+        self._pause = pause
+        self._settle = settle
+        self._rerun = rerun
+        self._hold = hold
+        self._dispatcher = dispatcher
         self._advance = advance
+        self._claims = claims
         self._feed = feed
 
     async def TriggerPipeline(
@@ -108,6 +142,87 @@ class PipelineService(PipelineServiceServicer):
         view = await self._retry(_reference(request.execution_id))
         return pb.RetryExecutionResponse(execution=execution_message(view))
 
+    async def CancelExecution(
+        self, request: pb.CancelExecutionRequest, context: Context
+    ) -> pb.CancelExecutionResponse:
+        view = await self._cancel(_reference(request.execution_id))
+        return pb.CancelExecutionResponse(execution=execution_message(view))
+
+    async def PauseExecution(
+        self, request: pb.PauseExecutionRequest, context: Context
+    ) -> pb.PauseExecutionResponse:
+        view = await self._pause.pause(_reference(request.execution_id))
+        return pb.PauseExecutionResponse(execution=execution_message(view))
+
+    async def ResumeExecution(
+        self, request: pb.ResumeExecutionRequest, context: Context
+    ) -> pb.ResumeExecutionResponse:
+        view = await self._pause.resume(_reference(request.execution_id))
+        return pb.ResumeExecutionResponse(execution=execution_message(view))
+
+    async def RerunExecution(
+        self, request: pb.RerunExecutionRequest, context: Context
+    ) -> pb.RerunExecutionResponse:
+        view = await self._rerun(_reference(request.execution_id), request.from_step)
+        return pb.RerunExecutionResponse(execution=execution_message(view))
+
+    async def SkipStep(self, request: pb.SkipStepRequest, context: Context) -> pb.SkipStepResponse:
+        view = await self._settle.skip(_reference(request.execution_id), request.step_key)
+        return pb.SkipStepResponse(execution=execution_message(view))
+
+    async def CompleteStep(
+        self, request: pb.CompleteStepRequest, context: Context
+    ) -> pb.CompleteStepResponse:
+        view = await self._settle.complete(
+            _reference(request.execution_id), request.step_key, json_of(request.output)
+        )
+        return pb.CompleteStepResponse(execution=execution_message(view))
+
+    async def GetEngine(
+        self, request: pb.GetEngineRequest, context: Context
+    ) -> pb.GetEngineResponse:
+        return pb.GetEngineResponse(engine=self._engine())
+
+    async def PauseEngine(
+        self, request: pb.PauseEngineRequest, context: Context
+    ) -> pb.PauseEngineResponse:
+        await self._hold.pause()
+        return pb.PauseEngineResponse(engine=self._engine())
+
+    async def ResumeEngine(
+        self, request: pb.ResumeEngineRequest, context: Context
+    ) -> pb.ResumeEngineResponse:
+        await self._hold.resume()
+        return pb.ResumeEngineResponse(engine=self._engine())
+
+    def _engine(self) -> pb.Engine:
+        return engine_message(self._dispatcher.load(), self._hold.held_at)
+
+    async def ClaimStep(
+        self, request: pb.ClaimStepRequest, context: Context
+    ) -> pb.ClaimStepResponse:
+        claimed = await self._claims(
+            request.step_name,
+            request.worker_id,
+            pipeline_type=request.pipeline_type or None,
+            wait_s=request.wait_s,
+        )
+        return pb.ClaimStepResponse(claim=None if claimed is None else claim_message(claimed))
+
+    async def HeartbeatStep(
+        self, request: pb.HeartbeatStepRequest, context: Context
+    ) -> pb.HeartbeatStepResponse:
+        checkpoint = json_of(request.checkpoint) if request.HasField("checkpoint") else None
+        beat = await self._advance.beat_external(
+            _reference(request.execution_id),
+            request.step_key,
+            request.attempt,
+            progress=request.progress if request.HasField("progress") else None,
+            detail=json_of(request.detail),
+            checkpoint=checkpoint,
+        )
+        return heartbeat_message(beat)
+
     async def AdvanceStep(
         self, request: pb.AdvanceStepRequest, context: Context
     ) -> pb.AdvanceStepResponse:
@@ -119,10 +234,20 @@ class PipelineService(PipelineServiceServicer):
                 )
             case "failed":
                 view = await self._advance.fail_external(
-                    reference, request.step_key, request.attempt, request.failed.error
+                    reference,
+                    request.step_key,
+                    request.attempt,
+                    request.failed.error,
+                    permanent=request.failed.permanent,
+                )
+            case "released":
+                view = await self._advance.release_external(
+                    reference, request.step_key, request.attempt
                 )
             case _:
-                raise InvalidInput("report is missing: say completed, or failed", field="report")
+                raise InvalidInput(
+                    "report is missing: say completed, failed or released", field="report"
+                )
         return pb.AdvanceStepResponse(execution=execution_message(view))
 
     def WatchExecution(

@@ -37,6 +37,7 @@ import stat
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
+import psutil
 import xxhash
 
 from adapters.steps.faults import (
@@ -143,6 +144,51 @@ class FsCards:
         except OSError as error:
             os.close(fd)
             raise CardFault(f"the card at {text} doesn't answer: {reason(error)}") from error
+
+    def find(self, sd_path: object, identity: str) -> OpenCard:
+        """The card that was scanned: where it was, or wherever its volume is mounted now.
+
+        What has no name of its own is looked for at its path only, and what is there is
+        answered. Raises as ``open`` does.
+        """
+        try:
+            there = self.open(sd_path)
+        except CardFault:
+            if is_volume(identity) and (card := self._mounted(sd_path, identity)) is not None:
+                return card
+            raise
+        if there.card.identity == identity or not is_volume(identity):
+            return there
+        try:
+            card = self._mounted(sd_path, identity)
+            if card is None and not there.card.volume:  # a mount point without its mount
+                raise CardNotThere(
+                    f"card not there: no card is mounted at {there.path_text}, nor this one "
+                    "anywhere else"
+                )
+        except BaseException:
+            os.close(there.fd)
+            raise
+        if card is None:
+            return there
+        os.close(there.fd)
+        return card
+
+    def _mounted(self, sd_path: object, identity: str) -> OpenCard | None:
+        """The volume among the mounts where cards may be, or beside which it was."""
+        places = [*map(os.path.realpath, self._roots), os.path.dirname(self._checked(sd_path))]
+        for mount in psutil.disk_partitions(all=True):
+            path = mount.mountpoint
+            if not any(path != place and _is_below(path, place) for place in places):
+                continue
+            try:
+                card = self.open(path)
+            except (CardFault, InvalidPath):
+                continue
+            if card.card.identity == identity:
+                return card
+            os.close(card.fd)
+        return None
 
     def _named(self, sd_path: object) -> str:
         """Where a person's own word leads to: links are followed, and the roots aren't asked."""
@@ -382,6 +428,11 @@ def _refused(sd_path: object, why: str) -> InvalidPath:
 
 def _components(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
+
+
+def _is_below(path: str, place: str) -> bool:
+    above = _components(place)
+    return _components(path)[: len(above)] == above
 
 
 def _obstacle(path: str) -> str | None:

@@ -33,7 +33,11 @@ class CreateJob:
         found = context.data["card"]
         card = Card(found["identity"], found["label"], volume=is_volume(found["identity"]))
         # Looked at beforehand: the names are asked for within the database's transaction.
-        names = {_folded(name) for name in Library.of(context, self._library).names()}
+        names = {
+            _folded(name)
+            for library in Library.all_of(context, self._library)
+            for name in library.names()
+        }
         job = self._jobs.create(
             context.ref,
             name=job_name(self._clock.now(), card.label),

@@ -9,8 +9,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -28,6 +30,16 @@ _UNSUPPORTED = frozenset(
 
 _SYNCFS_IS_ENOUGH = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "vfat", "exfat"})
 """Where ``syncfs`` does for every file what ``fsync`` does; FUSE, say, never hears of it."""
+
+
+_REMOTE = frozenset(
+    {"9p", "afs", "ceph", "cifs", "glusterfs", "lustre", "nfs", "nfs4", "smb2", "smb3"}
+    | {"smbfs", "vboxsf", "virtiofs", "webdav"}
+)
+"""Another machine may answer for these out of its own memory, as FUSE's programs may."""
+
+_LOOK_BYTES = 1024 * 1024 * 1024
+"""How much of a file is asked about at once; a page is a byte of the answer."""
 
 
 class CannotPublish(OSError):
@@ -51,6 +63,7 @@ _rename_flagged, _NO_REPLACE = (
 )
 _syncfs = _function("syncfs", ctypes.c_int)
 _fallocate = _function("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_mincore = _function("mincore", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 _sync_file_range = _function(
     "sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint
 )
@@ -125,6 +138,16 @@ def sync_file_system(fd: int) -> bool:
     return file_system_of(fd) in _SYNCFS_IS_ENOUGH and _call(_syncfs, fd)
 
 
+def close(fd: int) -> None:
+    """Give a descriptor back. A mount that is gone answers even that with an error.
+
+    Nobody would be the wiser for it, and it would hide the fault that is on its way: what
+    had to be on the device was synced before.
+    """
+    with suppress(OSError):
+        os.close(fd)
+
+
 def sync_folder(fd: int) -> None:
     """The names in it; a file system that can't sync folders keeps them in its own way."""
     try:
@@ -148,6 +171,33 @@ def forget_cached(fd: int, offset: int = 0, length: int = 0) -> None:
         os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
     elif hasattr(fcntl, "F_NOCACHE"):
         fcntl.fcntl(fd, fcntl.F_NOCACHE, 1)
+
+
+def is_cold(fd: int) -> bool:
+    """Whether what is read now has to come from the device: nothing of the file is in memory.
+
+    False too where that can't be known: no ``mincore``, or a file system of which a server or
+    another program gives out the contents. Raises ``OSError``.
+    """
+    kind = file_system_of(fd)
+    if _mincore is None or kind in _REMOTE or kind.startswith("fuse"):
+        return False
+    size_bytes = os.fstat(fd).st_size
+    for offset in range(0, size_bytes, _LOOK_BYTES):
+        length = min(_LOOK_BYTES, size_bytes - offset)
+        pages = (ctypes.c_ubyte * -(-length // mmap.PAGESIZE))()
+        # Private and writable only so that ctypes can tell where it lies; nobody writes to it.
+        with mmap.mmap(
+            fd, length, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset
+        ) as view:
+            start = ctypes.c_char.from_buffer(view)
+            try:
+                known = _call(_mincore, ctypes.addressof(start), length, pages)
+            finally:
+                del start
+        if not known or any(page & 1 for page in bytes(pages)):
+            return False
+    return True
 
 
 def file_system_of(fd: int) -> str:

@@ -12,8 +12,10 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 
 import xxhash
@@ -29,7 +31,20 @@ RESERVE_SHARE = 100
 """Room that is left free: ``RESERVE_BYTES``, or one part in so many of a smaller library."""
 
 FAT_FILE_BYTES = 2**32 - 1
-_FAT = frozenset({"vfat", "msdos"})
+_FAT = frozenset({"fuse.fusefat", "msdos", "vfat"})
+
+_PICKY = frozenset({"cifs", "exfat", "fuseblk", "ntfs", "ntfs3", "smb2", "smb3", "smbfs"}) | _FAT
+"""Windows' rules for names hold there. Some of them take other names all the same, and
+then drop a character, or hide the file from Windows."""
+
+_PLAIN = frozenset({"apfs", "bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "hfs", "tmpfs"})
+_PLAIN |= {"nfs", "nfs4", "overlay", "xfs", "zfs"}
+"""Every name of at most 255 bytes of text can stand there."""
+
+_PROBE = b"rushes-probe"
+
+MAX_OWN_NAMES = 20
+"""Files of ours that a folder may hold under one name, told apart by a number."""
 
 MAX_NAME_BYTES = 255
 _ID_BYTES = 4
@@ -40,6 +55,7 @@ _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _NAME_REFUSED = frozenset({errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG})
 
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_PART_AGAIN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -54,6 +70,12 @@ class Library:
         ``otherwise``: for executions from before it was recorded, this server's.
         """
         return cls(context.data.get("library", otherwise))
+
+    @classmethod
+    def all_of(cls, context: StepContext, otherwise: str) -> list[Library]:
+        """The execution's library, and the further destinations that it was triggered with."""
+        roots = [cls.of(context, otherwise), *map(cls, context.data.get("destinations", ()))]
+        return list({library.root: library for library in roots}.values())
 
     def open(self) -> Folder:
         """Made if it isn't there, but not what is above it: that may be a disk to be plugged in."""
@@ -100,6 +122,17 @@ class Library:
             f"the library {self.text} is not there, nor is the folder that it should be in; "
             "is its disk connected?"
         )
+
+    def problem_beside(self, others: Sequence[Library]) -> str | None:
+        """Whether it is, or lies in, one of the others: two copies in one place are one."""
+        real = os.path.realpath(self.root)
+        for other in others:
+            above = os.path.realpath(other.root)
+            if real == above:
+                return f"the libraries {self.text} and {other.text} are one and the same folder"
+            if os.path.commonpath((real, above)) == above:
+                return f"the library {self.text} lies inside the library {other.text}"
+        return None
 
     def refuse_card(self, card: OpenCard) -> None:
         """Raises ``LibraryFault`` if the library lies on the card: that is never written to."""
@@ -167,6 +200,14 @@ class Standing:
         except FileFault:
             return False
         return found is not None and stat.S_ISREG(found.st_mode) and found.st_size == size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LeftPart:
+    """What an earlier attempt has written of a file; ``room_bytes`` is what it takes."""
+
+    name: bytes
+    room_bytes: int
 
 
 class Folder:
@@ -280,20 +321,105 @@ class Folder:
         except FileNotFoundError:
             pass
 
-    def remove_leftovers(self, ours: Collection[bytes]) -> None:
+    def open_part(self, part: bytes) -> int | None:
+        """A part that an attempt left behind, for reading and writing, if it is there."""
+        with self.faults():
+            try:
+                fd = os.open(part, _PART_AGAIN, dir_fd=self.fd)
+            except OSError as error:
+                if error.errno in _NOT_THERE:
+                    return None
+                raise
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                return fd
+            os.close(fd)
+        return None
+
+    def remove_leftovers(
+        self, ours: Collection[bytes], kept: Collection[bytes] = ()
+    ) -> Mapping[bytes, LeftPart]:
         """Parts that an attempt left behind, of the files in ``ours`` and of no others.
 
         A file of the card may look like one of our parts; it is in ``ours`` then.
+        Of each of those in ``kept`` the longest part stays, and is answered.
         """
-        stems = {_stem(name) for name in ours}
+        stems = {_stem(name): name for name in ours}
+        staying: dict[bytes, tuple[int, bytes, int]] = {}
         with self.faults():
             for entry in os.listdir(self.fd):
-                name = os.fsencode(entry)
-                match = _PART.match(name)
-                if match is None or match[1] not in stems or name in ours:
+                part = os.fsencode(entry)
+                match = _PART.match(part)
+                if match is None or match[1] not in stems or part in ours:
                     continue
-                if stat.S_ISREG(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode):
-                    self.remove(name)
+                found = os.stat(part, dir_fd=self.fd, follow_symlinks=False)
+                if not stat.S_ISREG(found.st_mode):
+                    continue
+                name, shorter = stems[match[1]], part
+                if name in kept:
+                    this = (found.st_size, part, found.st_blocks * 512)
+                    longest = max(this, staying.get(name, this))
+                    shorter = staying[name][1] if longest is this and name in staying else part
+                    staying[name] = longest
+                    if shorter == longest[1]:
+                        continue
+                self.remove(shorter)
+        return {name: LeftPart(part, room) for name, (_, part, room) in staying.items()}
+
+    @cached_property
+    def is_picky(self) -> bool | None:
+        """Whether Windows' rules for names hold here; None if only trying tells."""
+        kind = kernel.file_system_of(self.fd)
+        return True if kind in _PICKY else False if kind in _PLAIN else None
+
+    def takes(self, name: bytes) -> bool:
+        """Whether a file can have this name here. It is tried out, and leaves nothing."""
+        try:
+            part, fd = self.new_part(name, name)
+        except FileFault:
+            return False
+        os.close(fd)
+        with self.faults():
+            is_there = os.fsdecode(part) in os.listdir(self.fd)
+            self.remove(part)
+        return is_there and not name.endswith((b".", b" "))
+
+    def can_publish(self) -> bool:
+        """Whether a name can be given here without maybe taking it from another file.
+
+        It is tried out, except where it is known, and leaves nothing.
+        """
+        if self.is_picky is False:
+            return True
+        self.remove_leftovers({_PROBE})
+        part, fd = self.new_part(_PROBE, _PROBE)
+        os.close(fd)
+        other = _PROBE + b"." + secrets.token_hex(_ID_BYTES).encode() + b".part"
+        with self.faults():
+            try:
+                kernel.rename_without_replacing(part, other, dir_fd=self.fd)
+            except kernel.CannotPublish:
+                return False
+            finally:
+                self.remove(part)
+                self.remove(other)
+        return True
+
+    def mixes_up(self, name: bytes) -> bool:
+        """Whether this entry answers to its name in other capitals too."""
+        other = name.swapcase()
+        if other == name:
+            return bool(self.is_picky)
+        try:
+            return os.path.samestat(
+                os.stat(name, dir_fd=self.fd, follow_symlinks=False),
+                os.stat(other, dir_fd=self.fd, follow_symlinks=False),
+            )
+        except OSError:
+            return False
+
+    def set_time(self, mtime_ns: int) -> None:
+        """The folder's own. Raises ``OSError``."""
+        os.utime(self.fd, ns=(mtime_ns, mtime_ns))
 
     def publish(self, part: bytes, name: bytes, path: bytes) -> None:
         """Give the part its final name. Raises ``FileFault`` if the name is taken or refused."""
@@ -302,14 +428,18 @@ class Folder:
         except FileExistsError as error:
             raise self.taken(name, path) from error
         except kernel.CannotPublish as error:
-            raise LibraryFault(
-                f"the file system at {self.text} can neither rename without replacing nor make "
-                "hard links, so nothing can be put there without risk to what is there"
-            ) from error
+            raise LibraryFault(self._unsafe) from error
         except OSError as error:
             if error.errno in _NAME_REFUSED:
                 raise self._refused(name, path, error) from error
             raise self.fault(error) from error
+
+    @property
+    def _unsafe(self) -> str:
+        return (
+            f"the file system at {self.text} can neither rename without replacing nor make "
+            "hard links, so nothing can be put there without risk to what is there"
+        )
 
     def put_aside(self, part: bytes) -> bytes:
         """A copy that turned out bad gets a name that says so, and keeps the sectors it is on."""
@@ -328,37 +458,62 @@ class Folder:
             path, f"the library refuses the name {self.name_text(name)}: {reason(error)}"
         )
 
-    def check_room(
+    def problems(
         self,
-        sizes: Collection[int],
         largest: tuple[bytes, int],
         *,
         file_system_of: Callable[[int], str] = kernel.file_system_of,
-    ) -> None:
-        """Whether files of these sizes can be written here. Raises ``LibraryFault``."""
+    ) -> list[str]:
+        """Why files, of which this is the largest, couldn't be written here, whatever the room."""
         with self.faults():
             there = os.fstatvfs(self.fd)
             writable = os.access(".", os.W_OK | os.X_OK, dir_fd=self.fd)
+        found = []
         if there.f_flag & os.ST_RDONLY:
-            raise LibraryFault(f"the library {self.text} is on a file system that is read-only")
-        if not writable:
-            raise LibraryFault(f"the library {self.text} may not be written to by this user")
+            found.append(f"the library {self.text} is on a file system that is read-only")
+        elif not writable:
+            found.append(f"the library {self.text} may not be written to by this user")
+        elif not self.can_publish():
+            found.append(self._unsafe)
         path, largest_bytes = largest
         if largest_bytes > FAT_FILE_BYTES and file_system_of(self.fd) in _FAT:
-            raise LibraryFault(
+            found.append(
                 f"the library {self.text} is on a FAT file system, which can't hold files of "
                 f"4 GiB or more, and {shown(path)} has {largest_bytes} bytes"
             )
+        return found
+
+    def room(self, sizes: Iterable[int]) -> Room:
+        """What there is, and what these files would take of it."""
+        with self.faults():
+            there = os.fstatvfs(self.fd)
         block = there.f_frsize
-        needed = sum(-(-size // block) * block for size in sizes)
-        reserve = min(RESERVE_BYTES, there.f_blocks * block // RESERVE_SHARE)
-        free = there.f_bavail * block
-        if needed + reserve > free:
-            raise LibraryFault(
-                f"not enough room in the library {self.text}: {len(sizes)} files need "
-                f"{_amount(needed)} and {_amount(reserve)} are kept free, "
-                f"but only {_amount(free)} are there"
-            )
+        return Room(
+            device=os.fstat(self.fd).st_dev,
+            needed_bytes=sum(-(-size // block) * block for size in sizes),
+            reserve_bytes=min(RESERVE_BYTES, there.f_blocks * block // RESERVE_SHARE),
+            free_bytes=there.f_bavail * block,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    device: int
+    needed_bytes: int
+    reserve_bytes: int
+    free_bytes: int
+
+    def problem(self, places: Sequence[str], file_count: int) -> str | None:
+        """What is to be said of the libraries at these places, which are on one file system."""
+        if self.needed_bytes + self.reserve_bytes <= self.free_bytes:
+            return None
+        one = len(places) == 1
+        return (
+            f"not enough room in the {'library' if one else 'libraries'} {' and '.join(places)}"
+            f"{'' if one else ', which are on one file system'}: {file_count} files need "
+            f"{_amount(self.needed_bytes)} and {_amount(self.reserve_bytes)} are kept free, "
+            f"but only {_amount(self.free_bytes)} are there"
+        )
 
 
 def _stem(name: bytes) -> bytes:

@@ -105,7 +105,7 @@ class ScanSd:
         """The inventory, when nothing on the card grows any more. Raises ``StillWritten``."""
         for _ in range(LOOKS):
             now_ns = int(self._clock.now().timestamp() * 1e9)
-            files = list(_Walk(card, context).entries())
+            files = list(Walk(card, context).entries())
             recent = [
                 file
                 for file in files
@@ -164,7 +164,7 @@ def _fingerprint(card: OpenCard) -> str:
         raise CardFault(f"the card at {card.path_text} can't be read: {reason(error)}") from error
 
 
-class _Walk:
+class Walk:
     """One look at everything on the card.
 
     Folders are reopened from the card's root one at a time: a folder swapped for a

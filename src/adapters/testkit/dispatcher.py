@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -19,7 +19,7 @@ from domain.errors import RushesError
 from domain.execution import Execution
 from domain.step import Step
 
-StepId = tuple[int, str]
+AttemptId = tuple[int, str, int]
 
 Reserved = tuple[tuple[str, int], ...]
 """What a step holds, each with how many there may be of it."""
@@ -39,8 +39,8 @@ class BedDispatcher:
         self.ended = 0
         self._pools = dict(pools)
         self._held: Counter[str] = Counter()
-        self._claims: dict[StepId, list[Reserved]] = {}
-        self._kept: dict[StepId, list[Reserved]] = {}  # by abandoned attempts
+        self._claims: dict[AttemptId, Reserved] = {}
+        self._kept: dict[AttemptId, Reserved] = {}  # by abandoned attempts
         self._overdue: set[Attempt] = set()
         self._abandoned: set[Attempt] = set()
         self._waiting: dict[int, int] = {}  # the highest priority that waits, by execution
@@ -76,10 +76,11 @@ class BedDispatcher:
             self._waiting.setdefault(execution.id, 0)
             return admitted
         for step in sorted(ready, key=lambda step: -step.spec.priority):
-            claim = self._claim(execution, step)
+            claim = () if step.spec.external else self._claim(execution, step)
             if all(self._held[name] < most for name, most in claim):
                 self._held.update(name for name, _ in claim)
-                self._claims.setdefault((execution.id, step.key), []).append(claim)
+                if not step.spec.external:
+                    self._claims[execution.id, step.key, step.attempt + 1] = claim
                 admitted.append(step.key)
             else:
                 before = self._waiting.get(execution.id, step.spec.priority)
@@ -124,9 +125,9 @@ class BedDispatcher:
                 attempt.tell()
                 self._bound(attempt)
 
-    def withdraw(self, execution_id: int, keys: Collection[str]) -> None:
-        for key in keys:
-            self._release((execution_id, key))
+    def withdraw(self, execution_id: int, started: Iterable[Step]) -> None:
+        for step in started:
+            self._free(self._claims, (execution_id, step.key, step.attempt))
 
     # -- inside ------------------------------------------------------------------
 
@@ -146,9 +147,9 @@ class BedDispatcher:
         self.ended += 1
         if attempt in self._abandoned:
             self._abandoned.remove(attempt)
-            self._free(self._kept, (ref.execution_id, ref.step_key))
+            self._free(self._kept, ref)
         else:
-            self._release((ref.execution_id, ref.step_key))
+            self._free(self._claims, ref)
         if not late:
             await report()
 
@@ -170,13 +171,12 @@ class BedDispatcher:
         if attempt.ended.done() or before >= self._pools.get(pool, before + 1):
             return
         ref = attempt.ref
-        step_id = (ref.execution_id, ref.step_key)
         slot = f"pool {pool}"
-        claim = self._claims[step_id][0]
-        self._claims[step_id][0] = tuple(each for each in claim if each[0] == slot)
-        self._kept.setdefault(step_id, []).append(tuple(each for each in claim if each[0] != slot))
+        claim = self._claims[ref]
+        self._claims[ref] = tuple(each for each in claim if each[0] == slot)
+        self._kept[ref] = tuple(each for each in claim if each[0] != slot)
         self._abandoned.add(attempt)
-        self._release(step_id)
+        self._free(self._claims, ref)
 
     async def _look(self, execution_id: int, at: datetime) -> None:
         while (left := (at - self._clock.now()).total_seconds()) > 0:
@@ -200,17 +200,8 @@ class BedDispatcher:
                 claim.append((f"{limit.by}={found!r}", limit.at_once))
         return tuple(claim)
 
-    def _release(self, step_id: StepId) -> None:
-        self._free(self._claims, step_id)
-
-    def _free(self, claims: dict[StepId, list[Reserved]], step_id: StepId) -> None:
-        """Its oldest one."""
-        reserved = claims.get(step_id)
-        if not reserved:
-            return
-        self._held.subtract(name for name, _ in reserved.pop(0))
-        if not reserved:
-            del claims[step_id]
+    def _free(self, claims: dict[AttemptId, Reserved], attempt: AttemptId) -> None:
+        self._held.subtract(name for name, _ in claims.pop(attempt))
         self._ask_again()
 
     def _ask_again(self) -> None:

@@ -12,7 +12,7 @@ from application.ports import AttemptRef, Change, Dispatcher, Query, Started, Tr
 from application.transition import Transition, recorded, start_ready, transition
 from domain.errors import CardBusy, ExecutionNotFound, FactsGone, MessageConflict, Unavailable
 from domain.events import RecordedFact
-from domain.execution import Execution
+from domain.execution import Execution, ExecutionStatus
 from domain.step import StepStatus
 
 Publish = Callable[[Sequence[RecordedFact]], None]
@@ -115,6 +115,23 @@ class MemoryExecutions:
     async def unfinished(self) -> Sequence[int]:
         await self._turn()
         return [key for key, execution in self._executions.items() if execution.unfinished]
+
+    async def unclaimed(
+        self, step_name: str, pipeline_type: str | None, limit: int
+    ) -> Sequence[tuple[int, str]]:
+        await self._turn()
+        waiting = [
+            (step.started_at, execution_id, step.key)
+            for execution_id, execution in self._executions.items()
+            if execution.status is ExecutionStatus.RUNNING and execution.paused_at is None
+            if pipeline_type in (None, execution.definition.type)
+            for step in execution.steps.values()
+            if step.name == step_name and step.spec.external
+            if step.status is StepStatus.RUNNING and not step.claimed
+            if step.started_at is not None
+        ]
+        waiting.sort(key=lambda each: each[0])
+        return [(execution_id, key) for _, execution_id, key in waiting[:limit]]
 
     async def hold(self, at: datetime | None) -> None:
         await self._turn()
@@ -227,7 +244,7 @@ class MemoryExecutions:
     def _withdraw(self, moved: Transition) -> None:
         if moved.admitted:
             assert moved.draft.id is not None
-            self._open().withdraw(moved.draft.id, [step.key for step in moved.admitted])
+            self._open().withdraw(moved.draft.id, moved.admitted)
 
     def _store(self, moved: Transition, before: Execution | None = None) -> Execution:
         try:

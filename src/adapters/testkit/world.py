@@ -121,9 +121,11 @@ class DaemonThreads:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
 
     def open(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
 
     async def run(self, blocking: Callable[[], T], *, long: bool = False) -> T:
         if not long:
@@ -145,6 +147,8 @@ class DaemonThreads:
     def await_result(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         if self._loop is None or self._loop.is_closed():
             raise Unavailable("the test is over")
+        if threading.get_ident() == self._loop_thread:
+            raise RuntimeError("this blocks, and a coroutine may not: await the other form of it")
         return asyncio.run_coroutine_threadsafe(make(), self._loop).result()
 
     def on_loop(self, callback: Callable[[], None]) -> None:

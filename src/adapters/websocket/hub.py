@@ -11,14 +11,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from adapters.status_codes import INTERNAL, status_of
-from adapters.websocket.messages import Incoming, claimed_message_id, parse
+from adapters.websocket.messages import (
+    INSERTED,
+    MAX_PATH,
+    REMOVED,
+    Accepted,
+    CardRemoved,
+    Incoming,
+    Refused,
+    Reset,
+    Said,
+    Welcome,
+    claimed_message_id,
+    parse,
+)
 from application.feed import Feed, Message
 from application.ports import Clock
 from application.trigger import CARD_PATH, Trigger, check_message_id
@@ -27,12 +38,6 @@ from domain.errors import FactsGone, Forbidden, InvalidInput, RushesError
 from domain.footage import shown
 
 log = logging.getLogger(__name__)
-
-INSERTED = "detector:sd_inserted"
-REMOVED = "detector:sd_removed"
-
-MAX_PATH = 4_096
-"""Characters of a path that everybody is told."""
 
 CLIENT_TYPES = ("frontend", "detector")
 
@@ -65,7 +70,7 @@ class Hub:
             since = _since(websocket.query_params.get("since"))
         except InvalidInput as error:
             with contextlib.suppress(_Gone):
-                await connection.send("error", _error(error, None))
+                await connection.send(_refused(error, None))
                 await connection.close(POLICY_VIOLATION, error.message)
             return
         sending = asyncio.create_task(self._send(connection, since))
@@ -86,7 +91,7 @@ class Hub:
 
     async def _send(self, connection: _Connection, since: int | None) -> None:
         last = self._feed.last_id
-        await connection.send("hub:welcome", {"last_event_id": last})
+        await connection.send(Welcome(last))
         self._welcomed.add(connection)
         start = last if since is None else since
         while True:
@@ -95,10 +100,7 @@ class Hub:
                 return
             except FactsGone as error:
                 start = self._feed.last_id
-                await connection.send(
-                    "hub:reset",
-                    {"since": error.since, "last_event_id": start, "message": error.message},
-                )
+                await connection.send(Reset(error.since, start, error.message))
 
     async def _follow(self, connection: _Connection, since: int) -> None:
         caught_up = False
@@ -120,10 +122,9 @@ class Hub:
     async def _receive(self, connection: _Connection, client_type: str) -> None:
         while True:
             text = await connection.receive()
-            kind, data = await self._answer(text, client_type)
-            await connection.send(kind, data)
+            await connection.send(await self._answer(text, client_type))
 
-    async def _answer(self, text: str | None, client_type: str) -> tuple[str, Mapping[str, Any]]:
+    async def _answer(self, text: str | None, client_type: str) -> Said:
         message_id = None
         try:
             if text is None:
@@ -131,16 +132,12 @@ class Hub:
             message_id = claimed_message_id(text)
             return await self._handle(parse(text), client_type)
         except RushesError as error:
-            return "error", _error(error, message_id)
+            return _refused(error, message_id)
         except Exception:
             log.exception("a message could not be handled")
-            return "error", {
-                "message_id": message_id,
-                "code": INTERNAL.code,
-                "message": "internal error",
-            }
+            return Refused(message_id, INTERNAL.code, "internal error")
 
-    async def _handle(self, message: Incoming, client_type: str) -> tuple[str, Mapping[str, Any]]:
+    async def _handle(self, message: Incoming, client_type: str) -> Said:
         if message.type not in (INSERTED, REMOVED):
             raise InvalidInput(
                 f"there is no message of type {message.type!r}; detectors say "
@@ -160,13 +157,11 @@ class Hub:
         answer = await self._trigger(
             self._card_pipeline, message.fields, message_id=message.message_id
         )
-        return "detector:accepted", {
-            "message_id": message.message_id,
-            "execution_id": answer.execution.execution_id,
-            "duplicate": answer.duplicate,
-        }
+        return Accepted(
+            check_message_id(message.message_id), answer.execution.execution_id, answer.duplicate
+        )
 
-    async def _removed(self, message: Incoming) -> tuple[str, Mapping[str, Any]]:
+    async def _removed(self, message: Incoming) -> Said:
         """Tell everybody who is there now. It changes no execution, so nothing remembers it."""
         message_id = None if message.message_id is None else check_message_id(message.message_id)
         path = message.fields.get(CARD_PATH)
@@ -174,16 +169,12 @@ class Hub:
             raise InvalidInput(
                 f"{CARD_PATH} must be text of 1 to {MAX_PATH} characters", field=CARD_PATH
             )
-        data = {"message_id": message_id, CARD_PATH: shown(path.encode())}
+        removed = CardRemoved(message_id, shown(path.encode()))
         await asyncio.gather(
-            *(connection.send("card:removed", data) for connection in tuple(self._welcomed)),
+            *(connection.send(removed) for connection in tuple(self._welcomed)),
             return_exceptions=True,  # who doesn't take it has gone, or is let go
         )
-        return "detector:accepted", {
-            "message_id": message_id,
-            "execution_id": None,
-            "duplicate": None,
-        }
+        return Accepted(message_id, None, None)
 
 
 class _Gone(Exception):
@@ -198,8 +189,8 @@ class _Connection:
         self._clock = clock
         self._sending = asyncio.Lock()
 
-    async def send(self, kind: str, data: Mapping[str, Any]) -> None:
-        message = {"type": kind, "timestamp": timestamp(self._clock.now()), "data": data}
+    async def send(self, said: Said) -> None:
+        message = {"type": said.type, "timestamp": timestamp(self._clock.now()), "data": said}
         await self.send_text(msgspec.json.encode(message).decode())
 
     async def send_text(self, text: str) -> None:
@@ -251,9 +242,5 @@ def _since(claimed: str | None) -> int | None:
     return int(claimed)
 
 
-def _error(error: RushesError, message_id: str | None) -> Mapping[str, Any]:
-    return {
-        "message_id": message_id,
-        "code": status_of(error).code,
-        "message": error.message,
-    }
+def _refused(error: RushesError, message_id: str | None) -> Refused:
+    return Refused(message_id, status_of(error).code, error.message)

@@ -28,10 +28,11 @@ from application.authoring import (
     external_step,
     step,
 )
-from application.ports import Query
+from application.ports import Change, Query
 from domain.errors import Unavailable
 from domain.execution import ExecutionStatus
 from tests.fakes.engine import Engine
+from tests.fakes.executions import MemoryExecutions
 from tests.fakes.world import settle, until
 
 
@@ -431,6 +432,80 @@ async def test_the_next_attempt_waits_for_what_the_abandoned_one_has_its_hands_o
     assert (await engine.executions.get(other)).step("x").attempt == 1
 
 
+async def test_an_attempt_gives_back_what_it_took_itself_and_not_what_a_late_one_has(
+    deaf: Deaf,
+) -> None:
+    """What a limit goes by may be said, or be another, from one attempt to the next."""
+    shop = Workshop()
+    shop.open = True
+
+    async def copy(context: StepContext) -> None:
+        if context.attempt == 1:
+            await deaf(context)
+
+    async def choose(context: StepContext) -> dict[str, str]:
+        await shop.handler()(context)
+        return {"reader": "usb1"}
+
+    copying = step(
+        name="copy", run_timeout_s=10, limits=[KeyLimit("reader", 1)],
+        retry=RetryPolicy(retries=1, delay_s=1, jitter=0),
+    )(copy)  # fmt: skip
+    other = Pipeline("two", [step(name="y", limits=[KeyLimit("reader", 1)])(shop.handler())])
+    engine = await build(
+        Pipeline("one", [copying, step(name="choose")(choose)]), other, default=4
+    ).open()
+    await trigger(engine, "a")
+    assert await all_end(engine, 1) == {"completed": 1}
+    assert [ref.attempt for ref in engine.dispatcher.load().overdue] == [1]
+    await engine.trigger("two", {"name": "b", "reader": "usb1"})
+    await drive(engine, lambda: "b.y" in shop.begun)
+    assert deaf.begun == ["a.1"]
+    assert engine.dispatcher.load().waiting == 0
+
+
+async def test_what_nobody_here_runs_starts_without_a_slot_but_not_while_the_engine_is_held() -> (
+    None
+):
+    shop = Workshop()
+    asking = Pipeline("asking", [external_step("ask")])
+    busy = Pipeline("one", [step(name="x")(shop.handler())])
+    engine = await build(asking, busy, default=1).open()
+    await trigger(engine, "a")
+    first = await trigger(engine, "b", "asking")
+    assert (await engine.executions.get(first)).waits_for() == ["ask"]
+    await engine.advance.fail_external(first, "ask", 1, "not now")
+    engine.dispatcher.hold()
+    await engine.retry(first)
+    held = (await engine.executions.get(first)).step("ask")
+    assert (str(held.status), held.attempt) == ("pending", 1)
+    assert engine.dispatcher.load().waiting == 1
+    engine.dispatcher.go_on()
+    await settle()
+    assert (await engine.executions.get(first)).waits_for() == ["ask"]
+    assert engine.dispatcher.load().waiting == 0
+    shop.finish("a.x")
+
+
+async def test_nobody_has_waited_too_long_for_a_slot_while_the_engine_is_held() -> None:
+    shop = Workshop()
+    patient = Pipeline("patient", [step(name="y", queue_timeout_s=10)(shop.handler())])
+    busy = Pipeline("one", [step(name="x")(shop.handler())])
+    engine = await build(busy, patient, default=1).open()
+    await trigger(engine, "a")
+    made = await trigger(engine, "b", "patient")
+    await settle()
+    engine.dispatcher.hold()
+    await engine.clock.advance(100)
+    assert (await engine.executions.get(made)).status == "running"
+    engine.dispatcher.go_on()
+    await engine.clock.advance(100)
+    failed = await engine.executions.get(made)
+    assert failed.status == "failed"
+    assert "waited more than 10 s" in str(failed.error_message)
+    shop.finish("a.x")
+
+
 async def test_when_too_many_of_a_pool_are_abandoned_the_next_one_keeps_its_slot(
     deaf: Deaf,
     caplog: pytest.LogCaptureFixture,
@@ -509,6 +584,118 @@ async def test_threads_that_never_look_up_don_t_starve_the_steps_after_them() ->
     await until(lambda: not engine.dispatcher.running)
     assert engine.dispatcher.load().abandoned == ()
     threads.close()
+
+
+# -- leases ----------------------------------------------------------------------------
+
+
+class SlowExecutions(MemoryExecutions):
+    """Takes nothing while it is told to wait, or is full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.is_full = False
+
+    async def apply(self, execution_id: int, change: Change) -> None:
+        await self.go_on.wait()
+        if self.is_full:
+            raise Unavailable("the disk is full")
+        await super().apply(execution_id, change)
+
+
+async def test_who_waits_for_the_store_is_not_silent() -> None:
+    executions = SlowExecutions()
+
+    async def diligent(context: StepContext) -> dict[str, int]:
+        await context.aheartbeat({"done": 1})
+        await engine.clock.sleep(5)
+        return {"attempt": context.attempt}
+
+    pipeline = Pipeline("one", [step(name="x", lease_s=10)(diligent)])
+    engine = await build(pipeline, executions=executions, default=2).open()
+    made = await trigger(engine, "a")
+    executions.go_on.clear()
+    await settle()
+    await engine.clock.advance(60)
+    executions.go_on.set()
+    await drive(engine, lambda: not engine.dispatcher.running)
+    execution = await engine.executions.get(made)
+    assert (execution.status, execution.data["attempt"]) == ("completed", 1)
+    assert execution.step("x").takeovers == 0
+
+
+async def test_what_a_handler_says_while_the_disk_is_full_is_stored_once_it_can_be() -> None:
+    executions = SlowExecutions()
+
+    async def scan(context: StepContext) -> None:
+        await engine.clock.sleep(5)
+        await context.aheartbeat({"done": 1})
+        await context.aspawn("probe", "a")
+
+    steps = [
+        step(name="scan", spawns=["probe"], lease_s=10)(scan),
+        step(name="probe", dynamic=True)(lambda context: None),
+    ]
+    engine = await build(Pipeline("one", steps), executions=executions, default=2).open()
+    made = await trigger(engine, "a")
+    executions.is_full = True
+    await settle()
+    await engine.clock.advance(60)
+    executions.is_full = False
+    await drive(engine, lambda: not engine.dispatcher.running)
+    execution = await engine.executions.get(made)
+    assert (execution.status, execution.step("scan").attempt) == ("completed", 1)
+    assert execution.step("scan").checkpoint == {"done": 1}
+    assert execution.step("probe:a").status == "completed"
+
+
+async def test_a_cancel_that_a_handler_has_left_behind_does_not_lose_its_outcome() -> None:
+    executions = SlowExecutions()
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def careless(context: StepContext) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.append(task)
+        await engine.clock.sleep(5)
+
+    engine = await build(
+        Pipeline("one", [step(name="x")(careless)]), executions=executions, default=1
+    ).open()
+    made = await trigger(engine, "a")
+    executions.is_full = True
+    await settle()
+    await engine.clock.advance(5)
+    for _ in range(2):
+        tasks[0].cancel()
+        await settle()
+    executions.is_full = False
+    await engine.clock.advance(60)
+    execution = await engine.executions.get(made)
+    assert (execution.status, execution.step("x").status) == ("completed", "completed")
+
+
+async def test_a_cancel_stops_a_coroutine_that_a_plain_function_returned() -> None:
+    ended: list[str] = []
+
+    def decorated(context: StepContext) -> Awaitable[None]:
+        async def work() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append(context.step_key)
+
+        return work()
+
+    engine = await build(Pipeline("one", [step(name="x")(decorated)]), default=1).open()
+    made = await trigger(engine, "a")
+    await settle()
+    await engine.cancel(made)
+    await settle()
+    assert ended == ["x"]
+    assert engine.dispatcher.running == 0
 
 
 # -- stopping --------------------------------------------------------------------

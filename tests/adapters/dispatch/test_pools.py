@@ -10,8 +10,8 @@ from adapters.dispatch.pools import ABANDONED_PER_SLOT, PLACES, Claim, Pools, mo
 COPY = Claim("copy")
 
 
-def one(number: int) -> tuple[int, str]:
-    return (number, "step")
+def one(number: int, attempt: int = 1) -> tuple[int, str, int]:
+    return (number, "step", attempt)
 
 
 def test_who_has_waited_longest_is_served_first() -> None:
@@ -76,12 +76,38 @@ def test_room_in_a_limit_goes_to_who_came_first_in_whatever_pool() -> None:
 def test_a_late_attempt_keeps_its_slot_beside_its_successor_s() -> None:
     pools = Pools({"copy": 2})
     assert pools.admit(one(1), COPY)
-    assert pools.admit(one(1), COPY)
+    assert pools.admit(one(1, 2), COPY)
     assert not pools.admit(one(2), COPY)
-    assert pools.release(one(1)) == [one(2)]
+    assert pools.release(one(1, 2)) == [one(2)]
     assert pools.admit(one(2), COPY)
     assert pools.release(one(1)) == []
     assert pools.release(one(1)) == ()
+
+
+def test_what_an_attempt_gives_back_is_its_own_whatever_its_successor_has() -> None:
+    usb1, usb2 = (Claim("copy", ((f"reader=usb{number}", 1),)) for number in (1, 2))
+    pools = Pools({"copy": 4})
+    assert pools.admit(one(1), usb1)
+    assert pools.admit(one(1, 2), usb2)
+    assert pools.release(one(1, 2)) == []
+    assert not pools.admit(one(2), usb1), "the first attempt still has its hands on it"
+    assert pools.admit(one(3), usb2)
+    assert pools.release(one(1)) == [one(2)]
+
+
+def test_what_needs_nothing_waits_for_nobody_but_while_all_is_held() -> None:
+    pools = Pools({"copy": 1})
+    assert pools.admit(one(1), COPY)
+    assert pools.lets_through(one(2))
+    assert pools.release(one(2)) == (), "it has taken nothing"
+    pools.hold()
+    assert not pools.lets_through(one(3))
+    assert not pools.lets_through(one(3))
+    assert pools.waiting == 1
+    assert pools.go_on() == [one(3)]
+    assert pools.lets_through(one(3))
+    assert pools.waiting == 0
+    assert pools.go_on() == []
 
 
 def test_who_is_abandoned_leaves_its_slot_to_others_and_keeps_its_limits() -> None:
@@ -103,12 +129,12 @@ def test_who_is_abandoned_leaves_its_slot_to_others_and_keeps_its_limits() -> No
 def test_the_successor_of_an_abandoned_attempt_has_a_claim_of_its_own() -> None:
     pools = Pools({"copy": 1})
     assert pools.admit(one(1), COPY)
-    assert not pools.admit(one(1), COPY)
-    assert pools.abandon(one(1)) == [one(1)]
-    assert pools.admit(one(1), COPY)
+    assert not pools.admit(one(1, 2), COPY)
+    assert pools.abandon(one(1)) == [one(1, 2)]
+    assert pools.admit(one(1, 2), COPY)
     assert not pools.admit(one(2), COPY)
     assert pools.release_abandoned(one(1)) == ()
-    assert pools.release(one(1)) == [one(2)]
+    assert pools.release(one(1, 2)) == [one(2)]
 
 
 def test_a_pool_has_a_bounded_number_of_abandoned_ones_and_others_have_their_own() -> None:
@@ -148,6 +174,23 @@ def test_while_held_everybody_waits_and_afterwards_all_that_fit_are_served() -> 
     assert pools.go_on() == [one(2), one(3)]
 
 
+def test_what_was_reserved_when_all_was_held_is_kept_for_it_and_not_given_before() -> None:
+    pools = Pools({"copy": 1})
+    assert pools.admit(one(1), COPY)
+    assert not pools.admit(one(2), COPY)
+    assert not pools.admit(one(3), COPY)
+    assert pools.release(one(1)) == [one(2)]
+    pools.hold()
+    assert not pools.admit(one(2), COPY)
+    assert pools.give_back(one(2)) == ()
+    assert pools.waiting == 2
+    assert pools.go_on() == [one(2)]
+    assert pools.admit(one(2), COPY)
+    assert pools.release(one(2)) == [one(3)]
+    assert pools.give_back(one(3)) == []
+    assert pools.waiting == 0
+
+
 @given(
     st.lists(
         st.tuples(
@@ -164,8 +207,8 @@ def test_no_bound_is_ever_exceeded_and_everybody_is_served(
 ) -> None:
     sizes = {"a": 2, "b": 1}
     pools = Pools(sizes)
-    running: dict[tuple[int, str], Claim] = {}
-    claims: dict[tuple[int, str], Claim] = {}
+    running: dict[tuple[int, str, int], Claim] = {}
+    claims: dict[tuple[int, str, int], Claim] = {}
     served = set()
 
     def check() -> None:

@@ -19,11 +19,16 @@ from adapters.rpc.server import RpcServer
 from adapters.system import LoopThreads, SystemChance, SystemClock, Uuid7
 from application.advance import Advance
 from application.authoring import Pipeline, StepContext, StepError, external_step, step
+from application.cancel import Cancel
 from application.catalogue import Catalogue
+from application.claims import Claims
 from application.feed import Entry, Feed
 from application.hold import Hold
+from application.pause import Pause
 from application.progress import ProgressBoard
+from application.rerun import Rerun
 from application.retry import Retry
+from application.settle import Settle
 from application.status import Status
 from application.step_runner import StepRunner
 from application.trigger import Trigger
@@ -42,7 +47,7 @@ class WatchedFeed(Feed):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.followers = 0
+        self.following = 0
         self._changed = asyncio.Condition()
 
     async def follow(
@@ -59,12 +64,12 @@ class WatchedFeed(Feed):
 
     async def _count(self, difference: int) -> None:
         async with self._changed:
-            self.followers += difference
+            self.following += difference
             self._changed.notify_all()
 
     async def until_followed_by(self, number: int) -> None:
         async with asyncio.timeout(PATIENCE_S), self._changed:
-            await self._changed.wait_for(lambda: self.followers == number)
+            await self._changed.wait_for(lambda: self.following == number)
 
 
 class CardRoot:
@@ -120,6 +125,20 @@ class House:
         )
         self.status = Status(executions=self.executions, progress=board, hold=self.hold)
         self.retry = Retry(executions=self.executions, clock=self.clock)
+        self.cancel = Cancel(
+            executions=self.executions,
+            dispatcher=self.dispatcher,
+            clock=self.clock,
+            progress=board,
+        )
+        self.pause = Pause(executions=self.executions, clock=self.clock)
+        self.settle = Settle(executions=self.executions, clock=self.clock)
+        self.rerun = Rerun(
+            executions=self.executions, clock=self.clock, ids=Uuid7(), hold=self.hold
+        )
+        self.claims = Claims(
+            executions=self.executions, clock=self.clock, feed=self.feed, hold=self.hold
+        )
         self.server = self.another_server()
 
     def another_server(self, **instead: Any) -> RpcServer:
@@ -127,6 +146,13 @@ class House:
             "trigger": self.trigger,
             "status": self.status,
             "retry": self.retry,
+            "cancel": self.cancel,
+            "pause": self.pause,
+            "settle": self.settle,
+            "rerun": self.rerun,
+            "hold": self.hold,
+            "dispatcher": self.dispatcher,
+            "claims": self.claims,
             "advance": self.advance,
             "feed": self.feed,
         }

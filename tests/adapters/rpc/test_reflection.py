@@ -58,6 +58,9 @@ class Stranger:
             response_deserializer=GetMessageClass(method.output_type).FromString,
         )(request)
 
+    def methods(self, service: str) -> set[str]:
+        return set(self._pool.FindServiceByName(service).methods_by_name)
+
     async def answer(self, service: str, name: str, **fields: Any) -> dict[str, Any]:
         return json_format.MessageToDict(
             await self.call(service, name, **fields), preserving_proto_field_name=True
@@ -124,3 +127,67 @@ async def test_a_stranger_triggers_watches_reads_and_retries_by_reflection_alone
         }
         page = await stranger.answer(service, "ListExecutions", page_size=1)
         assert [each["execution_id"] for each in page["executions"]] == [execution_id]
+
+
+async def test_every_method_is_called_by_reflection_alone(house: House) -> None:
+    async with grpc.aio.insecure_channel(house.address) as channel, asyncio.timeout(PATIENCE_S):
+        stranger = Stranger(channel)
+        service = "rushes.v1.PipelineService"
+        await stranger.learn(service)
+        called = set()
+
+        async def call(name: str, **fields: Any) -> dict[str, Any]:
+            called.add(name)
+            return await stranger.answer(service, name, **fields)
+
+        async def triggered() -> dict[str, Any]:
+            answer = await call("TriggerPipeline", pipeline_type="film")
+            return {"execution_id": answer["execution"]["execution_id"]}
+
+        async def claimed() -> dict[str, Any]:
+            answer = await call("ClaimStep", step_name="render", worker_id="w", wait_s=9)
+            return {name: answer["claim"][name] for name in ("execution_id", "step_key", "attempt")}
+
+        async def failed() -> dict[str, Any]:
+            await triggered()
+            step = await claimed()
+            await call("AdvanceStep", **step, failed={"error": "no"})
+            return {"execution_id": step["execution_id"]}
+
+        async def until_completed(execution: dict[str, Any]) -> None:
+            called.add("WatchExecution")
+            watch = stranger.call(service, "WatchExecution", **execution, since=0)
+            async for message in watch:
+                if message.type == "pipeline:completed":
+                    break
+            watch.cancel()
+
+        one = await triggered()
+        await call("PauseExecution", **one)
+        await call("ResumeExecution", **one)
+        step = await claimed()
+        assert (await call("HeartbeatStep", **step, progress=50))["running"]
+        await call("AdvanceStep", **step, completed={"output": {"file": "film.mov"}})
+        await until_completed(one)
+        again = await call("RerunExecution", **one, from_step="publish")
+        await until_completed({"execution_id": again["execution"]["execution_id"]})
+        cancelled = await call("CancelExecution", **await triggered())
+        assert cancelled["execution"]["status"] == "EXECUTION_STATUS_CANCELLED"
+
+        skipped = await failed()
+        await call("SkipStep", **skipped, step_key="render")
+        await until_completed(skipped)
+        completed = await failed()
+        await call("CompleteStep", **completed, step_key="render", output={"file": "by hand"})
+        await until_completed(completed)
+        retried = await failed()
+        await call("RetryExecution", **retried)
+        assert (await claimed())["attempt"] == 2
+
+        assert "paused_at" in (await call("PauseEngine"))["engine"]
+        assert "paused_at" in (await call("GetEngine"))["engine"]
+        assert "paused_at" not in (await call("ResumeEngine"))["engine"]
+        assert len((await call("ListExecutions"))["executions"]) == 6
+        assert (await call("GetExecution", **retried))["execution"]["execution_id"]
+        there = stranger.methods(service)
+    assert called == there

@@ -13,6 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from adapters.rpc import health as rpc_health
 from adapters.rpc import server as rpc_server
 from adapters.rpc.guard import MAX_DETAILS_BYTES
 from adapters.rpc.pb import pipeline_pb2 as pb
@@ -157,15 +158,13 @@ async def test_a_port_in_use_is_refused_by_its_address(house: House) -> None:
     await house.start("nothing")
 
 
-async def test_an_ipv6_host_is_served() -> None:
+async def test_an_ipv6_host_is_served(house: House) -> None:
     with socket.socket(socket.AF_INET6) as probe:
         try:
             probe.bind(("::1", 0))
         except OSError:
             pytest.skip("no IPv6 here")
-    server = rpc_server.RpcServer(**dict.fromkeys(
-        ("trigger", "status", "retry", "advance", "feed"), Raising(KeyError())
-    ))  # type: ignore[arg-type]  # fmt: skip
+    server = house.another_server()
     port = await server.start("::1", 0)
     async with grpc.aio.insecure_channel(f"[::1]:{port}") as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
@@ -192,6 +191,20 @@ async def test_health_is_serving_until_the_stop(house: House, name: str) -> None
         await read(watch)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     await stopping
+
+
+async def test_health_is_not_serving_while_the_store_does_not_answer(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc_health, "WATCH_EVERY_S", 0.01)
+    health: Any = health_pb2_grpc.HealthStub(house.channel)
+    request = health_pb2.HealthCheckRequest()
+    watch = health.Watch(request)
+    assert (await read(watch)).status == SERVING
+    await house.close_store()
+    assert (await health.Check(request)).status == NOT_SERVING
+    assert (await read(watch)).status == NOT_SERVING
+    watch.cancel()
 
 
 async def test_a_service_that_is_not_there_is_unknown_and_its_watcher_ends_with_the_stop(
@@ -227,7 +240,7 @@ async def test_the_stop_ends_streams_at_once_and_says_so(house: House) -> None:
             "unavailable",
             "the server is stopping",
         )
-    assert house.feed.followers == 0
+    assert house.feed.following == 0
 
 
 async def test_who_was_watching_at_the_stop_resumes_elsewhere_and_misses_nothing(

@@ -42,6 +42,9 @@ class Rig:
         self.card = self.mounts / "A001"
         self.card.mkdir(parents=True)
         self.library = folder / "library"
+        self.further: list[Path] = []
+        self.again = False
+        self.settings: dict[str, Any] = {}
         self.live: set[AttemptRef] = set()
         self.busy: set[int] = set()
         self.libraries: dict[int, str] = {}
@@ -106,10 +109,14 @@ class Rig:
     # -- the steps -------------------------------------------------------------------
 
     def scan(self, execution_id: int = 1, sd_path: object = None) -> dict[str, Any]:
-        data = {
+        data: dict[str, Any] = {
             "sd_path": str(self.card) if sd_path is None else sd_path,
             "library": str(self.library),
         }
+        if self.further:
+            data["destinations"] = [str(self.library), *map(str, self.further)]
+        if self.again:
+            data["again"] = True
         self.libraries[execution_id] = str(self.library)
         step = ScanSd(self.cards, self.card_files, NoonClock(), wait=self.waits.append)
         return data | step(self.context("scan_sd", execution_id, data))
@@ -126,6 +133,7 @@ class Rig:
             self.ledger,
             NoonClock(),
             str(self.library),
+            **self.settings,
         )
         return step(self.context("copy_files", execution_id, data))
 
@@ -141,11 +149,11 @@ class Rig:
         """The first job's folder."""
         return self.library / "2026-11-22_A001"
 
-    def arrived(self) -> dict[bytes, bytes]:
+    def arrived(self, library: Path | None = None) -> dict[bytes, bytes]:
         """Everything in the library, parts and all: path and content."""
         return {
             path: entry["content"]
-            for path, entry in snapshot(self.library).items()
+            for path, entry in snapshot(library or self.library).items()
             if "content" in entry
         }
 

@@ -54,6 +54,61 @@ class PipelineServiceStub:
                 request_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.RetryExecutionRequest.SerializeToString,
                 response_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.RetryExecutionResponse.FromString,
                 _registered_method=True)
+        self.CancelExecution = channel.unary_unary(
+                '/rushes.v1.PipelineService/CancelExecution',
+                request_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.CancelExecutionRequest.SerializeToString,
+                response_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.CancelExecutionResponse.FromString,
+                _registered_method=True)
+        self.PauseExecution = channel.unary_unary(
+                '/rushes.v1.PipelineService/PauseExecution',
+                request_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.PauseExecutionRequest.SerializeToString,
+                response_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.PauseExecutionResponse.FromString,
+                _registered_method=True)
+        self.ResumeExecution = channel.unary_unary(
+                '/rushes.v1.PipelineService/ResumeExecution',
+                request_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.ResumeExecutionRequest.SerializeToString,
+                response_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.ResumeExecutionResponse.FromString,
+                _registered_method=True)
+        self.RerunExecution = channel.unary_unary(
+                '/rushes.v1.PipelineService/RerunExecution',
+                request_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.RerunExecutionRequest.SerializeToString,
+                response_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.RerunExecutionResponse.FromString,
+                _registered_method=True)
+        self.SkipStep = channel.unary_unary(
+                '/rushes.v1.PipelineService/SkipStep',
+                request_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.SkipStepRequest.SerializeToString,
+                response_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.SkipStepResponse.FromString,
+                _registered_method=True)
+        self.CompleteStep = channel.unary_unary(
+                '/rushes.v1.PipelineService/CompleteStep',
+                request_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.CompleteStepRequest.SerializeToString,
+                response_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.CompleteStepResponse.FromString,
+                _registered_method=True)
+        self.GetEngine = channel.unary_unary(
+                '/rushes.v1.PipelineService/GetEngine',
+                request_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.GetEngineRequest.SerializeToString,
+                response_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.GetEngineResponse.FromString,
+                _registered_method=True)
+        self.PauseEngine = channel.unary_unary(
+                '/rushes.v1.PipelineService/PauseEngine',
+                request_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.PauseEngineRequest.SerializeToString,
+                response_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.PauseEngineResponse.FromString,
+                _registered_method=True)
+        self.ResumeEngine = channel.unary_unary(
+                '/rushes.v1.PipelineService/ResumeEngine',
+                request_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.ResumeEngineRequest.SerializeToString,
+                response_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.ResumeEngineResponse.FromString,
+                _registered_method=True)
+        self.ClaimStep = channel.unary_unary(
+                '/rushes.v1.PipelineService/ClaimStep',
+                request_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.ClaimStepRequest.SerializeToString,
+                response_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.ClaimStepResponse.FromString,
+                _registered_method=True)
+        self.HeartbeatStep = channel.unary_unary(
+                '/rushes.v1.PipelineService/HeartbeatStep',
+                request_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.HeartbeatStepRequest.SerializeToString,
+                response_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.HeartbeatStepResponse.FromString,
+                _registered_method=True)
         self.AdvanceStep = channel.unary_unary(
                 '/rushes.v1.PipelineService/AdvanceStep',
                 request_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.AdvanceStepRequest.SerializeToString,
@@ -91,6 +146,82 @@ class PipelineServiceServicer:
 
     def RetryExecution(self, request, context):
         """Runs a failed execution again, from the step that failed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelExecution(self, request, context):
+        """Stops an execution for good: nothing more of it starts, and what runs is told to end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseExecution(self, request, context):
+        """Nothing more of an execution starts; what runs goes on to its end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeExecution(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RerunExecution(self, request, context):
+        """Does a step and all that comes of it again, as a new execution.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SkipStep(self, request, context):
+        """Goes on without a failed step.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteStep(self, request, context):
+        """Says that a failed step's work has been done by hand, and goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEngine(self, request, context):
+        """What the engine as a whole has to do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseEngine(self, request, context):
+        """Nothing more starts, also after a restart; what runs goes on to its end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeEngine(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClaimStep(self, request, context):
+        """Hands out an external step that waits for a worker, to one worker only; waits for
+        one if it is asked to. Who goes away meanwhile is given nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HeartbeatStep(self, request, context):
+        """Says that a worker is at work on its step, and how far it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,6 +265,61 @@ def add_PipelineServiceServicer_to_server(servicer, server):
                     servicer.RetryExecution,
                     request_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.RetryExecutionRequest.FromString,
                     response_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.RetryExecutionResponse.SerializeToString,
+            ),
+            'CancelExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelExecution,
+                    request_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.CancelExecutionRequest.FromString,
+                    response_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.CancelExecutionResponse.SerializeToString,
+            ),
+            'PauseExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseExecution,
+                    request_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.PauseExecutionRequest.FromString,
+                    response_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.PauseExecutionResponse.SerializeToString,
+            ),
+            'ResumeExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeExecution,
+                    request_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.ResumeExecutionRequest.FromString,
+                    response_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.ResumeExecutionResponse.SerializeToString,
+            ),
+            'RerunExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.RerunExecution,
+                    request_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.RerunExecutionRequest.FromString,
+                    response_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.RerunExecutionResponse.SerializeToString,
+            ),
+            'SkipStep': grpc.unary_unary_rpc_method_handler(
+                    servicer.SkipStep,
+                    request_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.SkipStepRequest.FromString,
+                    response_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.SkipStepResponse.SerializeToString,
+            ),
+            'CompleteStep': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteStep,
+                    request_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.CompleteStepRequest.FromString,
+                    response_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.CompleteStepResponse.SerializeToString,
+            ),
+            'GetEngine': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEngine,
+                    request_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.GetEngineRequest.FromString,
+                    response_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.GetEngineResponse.SerializeToString,
+            ),
+            'PauseEngine': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseEngine,
+                    request_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.PauseEngineRequest.FromString,
+                    response_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.PauseEngineResponse.SerializeToString,
+            ),
+            'ResumeEngine': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeEngine,
+                    request_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.ResumeEngineRequest.FromString,
+                    response_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.ResumeEngineResponse.SerializeToString,
+            ),
+            'ClaimStep': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClaimStep,
+                    request_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.ClaimStepRequest.FromString,
+                    response_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.ClaimStepResponse.SerializeToString,
+            ),
+            'HeartbeatStep': grpc.unary_unary_rpc_method_handler(
+                    servicer.HeartbeatStep,
+                    request_deserializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.HeartbeatStepRequest.FromString,
+                    response_serializer=adapters_dot_rpc_dot_pb_dot_pipeline__pb2.HeartbeatStepResponse.SerializeToString,
             ),
             'AdvanceStep': grpc.unary_unary_rpc_method_handler(
                     servicer.AdvanceStep,
@@ -254,6 +440,303 @@ class PipelineService:
             '/rushes.v1.PipelineService/RetryExecution',
             adapters_dot_rpc_dot_pb_dot_pipeline__pb2.RetryExecutionRequest.SerializeToString,
             adapters_dot_rpc_dot_pb_dot_pipeline__pb2.RetryExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rushes.v1.PipelineService/CancelExecution',
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.CancelExecutionRequest.SerializeToString,
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.CancelExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rushes.v1.PipelineService/PauseExecution',
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.PauseExecutionRequest.SerializeToString,
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.PauseExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rushes.v1.PipelineService/ResumeExecution',
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.ResumeExecutionRequest.SerializeToString,
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.ResumeExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RerunExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rushes.v1.PipelineService/RerunExecution',
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.RerunExecutionRequest.SerializeToString,
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.RerunExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SkipStep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rushes.v1.PipelineService/SkipStep',
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.SkipStepRequest.SerializeToString,
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.SkipStepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteStep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rushes.v1.PipelineService/CompleteStep',
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.CompleteStepRequest.SerializeToString,
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.CompleteStepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEngine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rushes.v1.PipelineService/GetEngine',
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.GetEngineRequest.SerializeToString,
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.GetEngineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseEngine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rushes.v1.PipelineService/PauseEngine',
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.PauseEngineRequest.SerializeToString,
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.PauseEngineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeEngine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rushes.v1.PipelineService/ResumeEngine',
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.ResumeEngineRequest.SerializeToString,
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.ResumeEngineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClaimStep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rushes.v1.PipelineService/ClaimStep',
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.ClaimStepRequest.SerializeToString,
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.ClaimStepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HeartbeatStep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rushes.v1.PipelineService/HeartbeatStep',
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.HeartbeatStepRequest.SerializeToString,
+            adapters_dot_rpc_dot_pb_dot_pipeline__pb2.HeartbeatStepResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,757 @@
+"""The contract of REST as an OpenAPI 3.1 document.
+
+It is made of three things: the routes that are served, the types that check what comes in
+and write what goes out (``documents.py``), and the table below, which says of each route
+what it is for, and with what it may refuse. A route that isn't in the table has no
+contract, and the document can't be made.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from starlette.routing import Route
+
+from adapters.rest.api import MAX_BODY_BYTES, MAX_EVENTS, MAX_PAGE, PAGE
+from adapters.rest.documents import (
+    AttemptView,
+    CardView,
+    ClaimRequest,
+    ClaimResponse,
+    CompletedReport,
+    CompleteRequest,
+    EngineView,
+    EventPage,
+    ExecutionPage,
+    FailedReport,
+    FilePage,
+    FileView,
+    Health,
+    HeartbeatRequest,
+    JobPage,
+    JobView,
+    JudgedJob,
+    PipelineList,
+    PipelineView,
+    Problem,
+    ReleasedReport,
+    RerunRequest,
+    TriggerRequest,
+    TriggerResponse,
+)
+from adapters.rest.problems import document, http_document
+from adapters.schemas import (
+    EXAMPLE_AT,
+    EXAMPLE_MESSAGE,
+    EXAMPLE_UUID,
+    components,
+    event_examples,
+    event_schemas,
+)
+from adapters.status_codes import INTERNAL, status_of
+from application.advance import Beat
+from application.claims import Claimed
+from application.trigger import MAX_MESSAGE_ID
+from application.views import ExecutionView, StepView, timestamp
+from domain import errors
+from domain.definition import KeyLimit, PipelineDefinition, RetryPolicy, StepSpec
+from domain.execution import Execution, ExecutionStatus
+from domain.footage import FileKind, JobStatus
+from domain.step import StepStatus
+
+MOST = 2**63 - 1
+"""The greatest id that there can be."""
+
+_ABOUT = """\
+Start pipelines, see how they get on, and put right what went wrong.
+
+Everything is JSON. An error is a problem document (RFC 9457), whose `code` is for programs
+and `detail` for people. Times are RFC 3339 in UTC. More fields may come in later versions:
+what you don't know, pass over. What happens is best followed over the WebSocket, or as
+server-sent events; see also `/asyncapi.json`.
+
+A browser's page is let in only from this server, or from an origin that `RUSHES_ORIGINS` names.
+"""
+
+TYPES: tuple[type[Any], ...] = (
+    AttemptView,
+    Beat,
+    CardView,
+    ClaimRequest,
+    ClaimResponse,
+    Claimed,
+    CompletedReport,
+    FailedReport,
+    HeartbeatRequest,
+    ReleasedReport,
+    CompleteRequest,
+    EngineView,
+    EventPage,
+    ExecutionPage,
+    ExecutionStatus,
+    ExecutionView,
+    FileKind,
+    FilePage,
+    FileView,
+    Health,
+    JobPage,
+    JobStatus,
+    JobView,
+    JudgedJob,
+    KeyLimit,
+    PipelineList,
+    PipelineView,
+    Problem,
+    RerunRequest,
+    RetryPolicy,
+    StepSpec,
+    StepStatus,
+    StepView,
+    TriggerRequest,
+    TriggerResponse,
+)
+
+RENAMED = {
+    "AttemptView": "Attempt",
+    "CardView": "Card",
+    "EngineView": "Engine",
+    "ExecutionView": "Execution",
+    "FileView": "File",
+    "JobView": "Job",
+    "PipelineView": "Pipeline",
+    "StepView": "Step",
+}
+"""What a client's own types will be called: to them it is the thing, not a view of it."""
+
+_AT = timestamp(EXAMPLE_AT)
+
+
+def _example() -> ExecutionView:
+    """A card that is just being scanned."""
+    steps = (StepSpec("scan_sd"), StepSpec("copy_files", ("scan_sd",), weight=9))
+    execution = Execution.trigger(
+        PipelineDefinition("sd_ingest", steps),
+        uuid=EXAMPLE_UUID,
+        message_id=EXAMPLE_MESSAGE,
+        data={"sd_path": "/media/A001", "library": "/footage"},
+        at=EXAMPLE_AT,
+    )
+    execution.id = 7
+    execution.start("scan_sd", at=EXAMPLE_AT)
+    execution.note({"scan_sd": (1, 0.5)}, at=EXAMPLE_AT)
+    return ExecutionView.of(execution)
+
+
+_EXECUTION = _example()
+
+_JOB = JobView(
+    id=3,
+    uuid=EXAMPLE_UUID,
+    execution_id=7,
+    name="2026-11-22_A001",
+    card=CardView("9c1f", "A001"),
+    status=JobStatus.CREATED,
+    file_count=214,
+    total_bytes=61_203_283_968,
+    safe_to_format=False,
+    created_at=_AT,
+    completed_at=None,
+)
+
+_CLAIMED = Claimed(
+    execution_id=EXAMPLE_UUID,
+    pipeline_type="transcoding",
+    message_id=None,
+    step_name="transcode",
+    step_key="transcode",
+    parameter="",
+    attempt=1,
+    worker_id="farm-3",
+    data={"clip": "A001.mov"},
+    params={},
+    checkpoint=None,
+    lease_s=30.0,
+    lease_expires_at=_AT,
+    run_ends_at=None,
+)
+
+_ENGINE = EngineView(
+    paused=False,
+    paused_at=None,
+    running=1,
+    waiting=0,
+    overdue=(),
+    abandoned=(),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """``where``: ``path``, ``query`` or ``header``."""
+
+    name: str
+    where: str
+    schema: Mapping[str, Any]
+    description: str
+    example: object = None
+
+    def to_dict(self) -> dict[str, Any]:
+        told = {
+            "name": self.name,
+            "in": self.where,
+            "required": self.where == "path",
+            "description": self.description,
+            "schema": dict(self.schema),
+        }
+        return told if self.example is None else {**told, "example": self.example}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """example: what the answer may look like; an instance of the type that writes it."""
+
+    description: str
+    example: Any
+    media_type: str = "application/json"
+    location: bool = False
+    other: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """refuses: an example of each error that it may answer with, beside those of all."""
+
+    tag: str
+    summary: str
+    answers: Mapping[int, Answer]
+    description: str = ""
+    body: Any = None
+    parameters: Sequence[Parameter] = ()
+    refuses: Sequence[errors.RushesError] = ()
+
+
+REFERENCE = Parameter(
+    "reference", "path", {"type": "string"}, "an execution's uuid, or its `id`", EXAMPLE_UUID
+)
+STEP_KEY = Parameter("step_key", "path", {"type": "string"}, "which of its steps", "copy_files")
+JOB_ID = Parameter(
+    "job_id", "path", {"type": "integer", "minimum": 0, "maximum": MOST}, "a job's `id`", 3
+)
+SINCE = Parameter(
+    "since",
+    "query",
+    {"type": "integer", "minimum": 0, "maximum": MOST},
+    "an event's id: what came after it",
+)
+LAST_EVENT_ID = Parameter(
+    "last-event-id",
+    "header",
+    {"type": "integer", "minimum": 0, "maximum": MOST},
+    "what `since` is, as a browser says it when it comes back to a stream",
+)
+
+
+def _limit(default: int, most: int) -> Parameter:
+    bounds = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
+    return Parameter("limit", "query", bounds, "how many at most")
+
+
+_NO_EXECUTION = errors.ExecutionNotFound(EXAMPLE_UUID)
+_NO_STEP = errors.StepNotFound(EXAMPLE_UUID, "copy_file")
+_NO_JOB = errors.JobNotFound(3)
+_BAD_LIMIT = errors.InvalidInput(
+    f"limit must be a whole number from 1 to {MAX_PAGE}, not '0'", field="limit"
+)
+_BAD_BODY = errors.InvalidInput(
+    "the body is not what it should be: Object contains unknown field `dta`", field="dta"
+)
+_GONE = errors.FactsGone(12, 900, 1041)
+_STALE = errors.StaleExecution("under way")
+
+_EVENTS = Answer(
+    "a page of them, or the stream for who accepts `text/event-stream`",
+    EventPage([event_examples()["StepStarted"]]),
+    other={
+        "text/event-stream": {
+            "schema": {"type": "string"},
+            "example": "id: 1042\nevent: pipeline:step_started\ndata: {...}\n\n",
+        }
+    },
+)
+_EVENTS_TOLD = (
+    "A page of what happened, in order; or, for who accepts `text/event-stream`, all of it as "
+    "server-sent events, with the WebSocket's messages as their data, and everything that "
+    "happens from then on. Who comes back with `since` or `Last-Event-ID` misses nothing."
+)
+
+
+def _changes(
+    verb: str,
+    summary: str,
+    *refuses: errors.RushesError,
+    status: int = 200,
+    description: str = "",
+    body: Any = None,
+    parameters: Sequence[Parameter] = (),
+) -> Operation:
+    """Something that is done to an execution, and answered with it."""
+    return Operation(
+        "executions",
+        summary,
+        {status: Answer("the execution, as it is now", _EXECUTION, location=status == 201)},
+        description,
+        body,
+        (REFERENCE, *parameters),
+        (_NO_EXECUTION, errors.IllegalTransition("execution", verb, "completed"), *refuses, _STALE),
+    )
+
+
+def _reports(summary: str, body: Any) -> Operation:
+    """What a worker outside says of its attempt."""
+    over = errors.AttemptOver("step transcode: attempt 1 is over (the step is running, at 2)")
+    return Operation(
+        "external steps",
+        summary,
+        {200: Answer("the execution, as it is now", _EXECUTION)},
+        "The same again changes nothing; what an attempt says that is over is refused.",
+        body,
+        (REFERENCE, STEP_KEY),
+        (_NO_EXECUTION, _NO_STEP, _BAD_BODY, errors.NotExternal("copy_files"), over, _STALE),
+    )
+
+
+OPERATIONS: Mapping[str, Operation] = {
+    # By the name of the method that serves it.
+    "list_executions": Operation(
+        "executions",
+        "Executions, the newest first",
+        {200: Answer("a page", ExecutionPage([_EXECUTION], "7"))},
+        parameters=(
+            Parameter(
+                "status", "query", {"$ref": "#/components/schemas/ExecutionStatus"}, "only these"
+            ),
+            Parameter("pipeline_type", "query", {"type": "string"}, "only these"),
+            Parameter(
+                "message_id", "query", {"type": "string"}, "the one that it was answered with"
+            ),
+            _limit(PAGE, MAX_PAGE),
+            Parameter(
+                "cursor",
+                "query",
+                {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"},
+                "`next_cursor` of the page before",
+            ),
+        ),
+        refuses=(_BAD_LIMIT,),
+    ),
+    "trigger_pipeline": Operation(
+        "executions",
+        "Start a pipeline",
+        {
+            201: Answer(
+                "it is stored, and starts",
+                TriggerResponse(EXAMPLE_UUID, None, _EXECUTION),
+                location=True,
+            ),
+            200: Answer(
+                "it is there already: the message is known, or its card is under way",
+                TriggerResponse(EXAMPLE_UUID, "message", _EXECUTION),
+                location=True,
+            ),
+        },
+        "Once a `message_id`: the same again is answered with the same execution.",
+        TriggerRequest("sd_ingest", EXAMPLE_MESSAGE, {"sd_path": "/media/A001"}),
+        (
+            Parameter(
+                "idempotency-key",
+                "header",
+                {
+                    "type": "string",
+                    "pattern": "^[!-~]([ -~]*[!-~])?$",
+                    "maxLength": MAX_MESSAGE_ID,
+                },
+                "the `message_id`, for who would rather say it here; not another one than there",
+            ),
+        ),
+        (
+            _BAD_BODY,
+            errors.InvalidPath("sd_path '/etc' is not below a card root", field="sd_path"),
+            errors.PipelineNotFound("sd_ingst", ("sd_ingest",)),
+            errors.MessageConflict(EXAMPLE_MESSAGE),
+        ),
+    ),
+    "get_execution": Operation(
+        "executions",
+        "One execution, with its steps",
+        {200: Answer("the execution", _EXECUTION)},
+        parameters=(REFERENCE,),
+        refuses=(_NO_EXECUTION,),
+    ),
+    "retry_execution": _changes(
+        "retry",
+        "Go on with one that has failed",
+        errors.CardBusy("path:/media/A001", EXAMPLE_UUID),
+        status=202,
+        description="Failed steps, and those skipped because of them, run again; what has "
+        "completed stays.",
+    ),
+    "cancel_execution": _changes("cancel", "End one that is under way", status=202),
+    "pause_execution": _changes(
+        "pause", "Start nothing more of one", description="What runs goes on to its end."
+    ),
+    "resume_execution": _changes("resume", "Let one go on that is paused"),
+    "skip_step": _changes(
+        "skip",
+        "Do without a step that has failed",
+        _NO_STEP,
+        errors.CardBusy("path:/media/A001", EXAMPLE_UUID),
+        description="What depends on it goes on without its output.",
+        parameters=(STEP_KEY,),
+    ),
+    "complete_step": _changes(
+        "complete",
+        "Say what came of a step that has failed",
+        _NO_STEP,
+        _BAD_BODY,
+        errors.CardBusy("path:/media/A001", EXAMPLE_UUID),
+        description="Somebody has done its work by hand.",
+        body=CompleteRequest({"job_folder": "/footage/A001"}),
+        parameters=(STEP_KEY,),
+    ),
+    "rerun_execution": _changes(
+        "rerun",
+        "Do a part of one again, as a new execution",
+        _NO_STEP,
+        _BAD_BODY,
+        errors.CardBusy("path:/media/A001", EXAMPLE_UUID),
+        status=201,
+        body=RerunRequest("copy_files"),
+    ),
+    "claim_step": Operation(
+        "external steps",
+        "Claim a step that waits for a worker outside",
+        {200: Answer("the one that has waited longest, if any does", ClaimResponse(_CLAIMED))},
+        "Each is handed to one worker only. It doesn't wait: `pipeline:step_started` says when "
+        "there may be one, and gRPC's ClaimStep waits.",
+        ClaimRequest("transcode", "farm-3"),
+        refuses=(_BAD_BODY,),
+    ),
+    "heartbeat_step": Operation(
+        "external steps",
+        "Say that a worker is at work on its step",
+        {200: Answer("whether its attempt still runs", Beat(True, None, _AT))},
+        "It begins the step's lease anew. An attempt that is over is answered, not refused: "
+        "its worker is to end.",
+        HeartbeatRequest(1, 40.0),
+        (REFERENCE, STEP_KEY),
+        (_NO_EXECUTION, _NO_STEP, _BAD_BODY, errors.NotExternal("copy_files"), _STALE),
+    ),
+    "report_completed": _reports("Say what came of an external step", CompletedReport(1)),
+    "report_failed": _reports("Say why an external step failed", FailedReport(1, "no licence")),
+    "report_released": _reports("Give an external step back to others", ReleasedReport(1)),
+    "get_engine": Operation(
+        "engine", "The engine as a whole", {200: Answer("what it has to do", _ENGINE)}
+    ),
+    "pause_engine": Operation(
+        "engine",
+        "Start nothing more",
+        {
+            200: Answer(
+                "what it has to do", msgspec.structs.replace(_ENGINE, paused=True, paused_at=_AT)
+            )
+        },
+        "What runs goes on to its end. It stays so when the server is started again.",
+    ),
+    "resume_engine": Operation("engine", "Go on", {200: Answer("what it has to do", _ENGINE)}),
+    "events_of_execution": Operation(
+        "events",
+        "What happened to one execution",
+        {200: _EVENTS},
+        _EVENTS_TOLD,
+        parameters=(REFERENCE, SINCE, LAST_EVENT_ID, _limit(MAX_EVENTS, MAX_EVENTS)),
+        refuses=(_BAD_LIMIT, _NO_EXECUTION, _GONE),
+    ),
+    "events": Operation(
+        "events",
+        "What happened to all of them",
+        {200: _EVENTS},
+        _EVENTS_TOLD,
+        parameters=(SINCE, LAST_EVENT_ID, _limit(MAX_EVENTS, MAX_EVENTS)),
+        refuses=(_BAD_LIMIT, _GONE),
+    ),
+    "list_pipelines": Operation(
+        "pipelines",
+        "What can be started",
+        {
+            200: Answer(
+                "all there are",
+                PipelineList(
+                    [
+                        PipelineView.of(
+                            PipelineDefinition(
+                                "qr_billing",
+                                (StepSpec("read_codes"), StepSpec("bill", ("read_codes",))),
+                            ),
+                            card=False,
+                        )
+                    ]
+                ),
+            )
+        },
+    ),
+    "get_job": Operation(
+        "jobs",
+        "One card's way into the library",
+        {
+            200: Answer(
+                "the job",
+                JudgedJob(**msgspec.structs.asdict(_JOB), verdict=None),
+            )
+        },
+        parameters=(JOB_ID,),
+        refuses=(_NO_JOB,),
+    ),
+    "list_jobs": Operation(
+        "jobs",
+        "Jobs, the newest first",
+        {200: Answer("a page", JobPage([_JOB], "3"))},
+        parameters=(
+            _limit(PAGE, MAX_PAGE),
+            Parameter(
+                "cursor",
+                "query",
+                {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"},
+                "`next_cursor` of the page before",
+            ),
+        ),
+        refuses=(_BAD_LIMIT,),
+    ),
+    "get_report": Operation(
+        "jobs",
+        "What came of every file of a card, as a page to print or send",
+        {200: Answer("a page that loads nothing", "<!doctype html>...", "text/html")},
+        parameters=(JOB_ID,),
+        refuses=(_NO_JOB,),
+    ),
+    "get_report_table": Operation(
+        "jobs",
+        "The same for a spreadsheet",
+        {200: Answer("RFC 4180, with a header line", "path,kind,...", "text/csv")},
+        parameters=(JOB_ID,),
+        refuses=(_NO_JOB,),
+    ),
+    "list_job_files": Operation(
+        "jobs",
+        "What was found on its card",
+        {
+            200: Answer(
+                "a page",
+                FilePage(
+                    [
+                        FileView(
+                            "DCIM/100GOPRO/GX010001.MP4",
+                            FileKind.MEDIA,
+                            4_011_622_400,
+                            1_763_800_140_000_000_000,
+                            "DCIM/100GOPRO/GX010001.MP4",
+                            None,
+                        )
+                    ],
+                    None,
+                ),
+            )
+        },
+        parameters=(
+            JOB_ID,
+            _limit(MAX_EVENTS, MAX_EVENTS),
+            Parameter(
+                "cursor",
+                "query",
+                {"type": "string", "pattern": "^([0-9a-f]{2})+$"},
+                "`next_cursor` of the page before",
+            ),
+        ),
+        refuses=(_BAD_LIMIT, _NO_JOB),
+    ),
+    "health": Operation("server", "Whether it is alive", {200: Answer("it is", Health("ok"))}),
+    "ready": Operation(
+        "server",
+        "Whether it can work",
+        {200: Answer("the database answers", Health("ready"))},
+    ),
+    "openapi": Operation(
+        "server", "This document", {200: Answer("OpenAPI 3.1", {"openapi": "3.1.0"})}
+    ),
+    "asyncapi": Operation(
+        "server", "The WebSocket's contract", {200: Answer("AsyncAPI 3", {"asyncapi": "3.0.0"})}
+    ),
+    "reference": Operation(
+        "server",
+        "Both contracts, for people",
+        {200: Answer("a page", "<!doctype html>...", "text/html")},
+    ),
+    "metrics": Operation(
+        "server",
+        "Figures for Prometheus",
+        {200: Answer("in its text format", "rushes_executions_active 2\n", "text/plain")},
+    ),
+}
+
+
+def openapi(routes: Sequence[Route], version: str) -> dict[str, Any]:
+    """``version``: of the server. Raises ``LookupError`` for a route that isn't in the table."""
+    paths: dict[str, dict[str, Any]] = defaultdict(dict)
+    for route in routes:
+        if route.name not in OPERATIONS:
+            raise LookupError(f"route {route.path} ({route.name}) has no line in OPERATIONS")
+        for method in sorted((route.methods or set()) - {"HEAD"}):
+            paths[route.path][method.lower()] = _operation(route.name, OPERATIONS[route.name])
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Rushes",
+            "version": version,
+            "summary": "A card goes in, verified footage comes out",
+            "description": _ABOUT,
+        },
+        "servers": [{"url": "/", "description": "this server"}],
+        "paths": dict(paths),
+        "components": {"schemas": _schemas(), "responses": _RESPONSES},
+    }
+
+
+def _schemas() -> dict[str, Any]:
+    schemas = components(TYPES, renamed=RENAMED)
+    # The views say these as text; what they can be is what the state machines know.
+    for name, status in (("Execution", "ExecutionStatus"), ("Step", "StepStatus")):
+        schemas[name]["properties"]["status"] = {"$ref": f"#/components/schemas/{status}"}
+    schemas["TriggerRequest"]["examples"] = [
+        msgspec.to_builtins(OPERATIONS["trigger_pipeline"].body)
+    ]
+    facts = {name: each for name, each in event_schemas().items() if name != "StepProgress"}
+    schemas["Event"] = {
+        "title": "Event",
+        "description": "What happened, as the WebSocket tells it too.",
+        "anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in facts],
+    }
+    schemas["EventPage"]["properties"]["events"]["items"] = {"$ref": "#/components/schemas/Event"}
+    return {**schemas, **{name: {"title": name, **each} for name, each in facts.items()}}
+
+
+def _operation(name: str, operation: Operation) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "operationId": name,
+        "tags": [operation.tag],
+        "summary": operation.summary,
+    }
+    if operation.description:
+        made["description"] = operation.description
+    if operation.parameters:
+        made["parameters"] = [each.to_dict() for each in operation.parameters]
+    refusals: defaultdict[int, list[Problem]] = defaultdict(list)
+    for error in operation.refuses:
+        refusals[int(status_of(error).http)].append(document(error))
+    for each in operation.parameters:
+        if 400 not in refusals and each.schema.get("type") == "integer":
+            refusals[400].append(document(_no_number(each)))
+    if operation.body is not None:
+        made["requestBody"] = {
+            "required": True,
+            "content": {"application/json": _content(operation.body)},
+        }
+    responses = {str(status): _answer(each) for status, each in operation.answers.items()}
+    responses |= {str(status): _refusal(each) for status, each in refusals.items()}
+    shared = ["403", "500", "503", *(("413", "415") if operation.body is not None else ())]
+    responses |= {status: {"$ref": f"#/components/responses/{_name(status)}"} for status in shared}
+    if "404" not in responses and operation.parameters and _in_path(operation):
+        responses["404"] = {"$ref": f"#/components/responses/{_name('404')}"}
+    made["responses"] = dict(sorted(responses.items()))
+    return made
+
+
+def _no_number(parameter: Parameter) -> errors.InvalidInput:
+    least, most = parameter.schema["minimum"], parameter.schema["maximum"]
+    return errors.InvalidInput(
+        f"{parameter.name} must be a whole number from {least} to {most}, not 'x'",
+        field=parameter.name,
+    )
+
+
+def _in_path(operation: Operation) -> bool:
+    return any(each.where == "path" for each in operation.parameters)
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "description": answer.description,
+        "content": {answer.media_type: _content(answer.example), **answer.other},
+    }
+    if answer.location:
+        made["headers"] = {
+            "location": {"schema": {"type": "string"}, "description": "where the execution is"}
+        }
+    return made
+
+
+def _content(example: Any) -> dict[str, Any]:
+    if isinstance(example, str):
+        return {"schema": {"type": "string"}, "example": example}
+    kind = type(example).__name__
+    named = {"$ref": f"#/components/schemas/{RENAMED.get(kind, kind)}"}
+    return {
+        "schema": {"type": "object"} if isinstance(example, dict) else named,
+        "example": msgspec.to_builtins(example),
+    }
+
+
+def _refusal(problems: Sequence[Problem]) -> dict[str, Any]:
+    codes = sorted({each.code for each in problems})
+    return {
+        "description": " or ".join(f"`{code}`" for code in codes),
+        "content": {
+            "application/problem+json": {
+                "schema": {"$ref": "#/components/schemas/Problem"},
+                "examples": {each.code: {"value": msgspec.to_builtins(each)} for each in problems},
+            }
+        },
+    }
+
+
+def _name(status: str) -> str:
+    return HTTPStatus(int(status)).phrase.title().replace(" ", "")
+
+
+_POST = "POST /api/pipeline"
+_RESPONSES = {
+    _name(str(problem.status)): {
+        **_refusal([problem]),
+        "description": why,
+    }
+    for problem, why in (
+        (
+            document(errors.Forbidden("pages from 'http://example.com' may not use this server")),
+            "a page from elsewhere, or a `Host` that isn't this server",
+        ),
+        (http_document(404, "Not Found", "GET /api/jobs/"), "there is nothing of that name"),
+        (
+            http_document(413, "Content Too Large", _POST),
+            f"the body has more than {MAX_BODY_BYTES} bytes",
+        ),
+        (http_document(415, "Unsupported Media Type", _POST), "the body isn't `application/json`"),
+        (
+            msgspec.structs.replace(
+                document(errors.RushesError("internal error")),
+                code=INTERNAL.code,
+                type=f"urn:rushes:problem:{INTERNAL.code}",
+                title=INTERNAL.code,
+            ),
+            "a bug; what it was is in the log",
+        ),
+        (document(errors.Unavailable("the database is closed")), "not now; try again later"),
+    )
+}

@@ -1,0 +1,374 @@
+"""verdict: is everything that is on the card now standing verified on every destination now?
+
+The card is walked once more, at the end: a camera may have gone on recording, or somebody
+may have put another card in. Of each file that is found, the ledger says which copies were
+verified, and the disks say which of those stand, by size and time. Nothing is read again,
+except a file that the ledger knows under several hashes, or that was changed since the scan:
+then its bytes decide. What is judged, and how, is ``domain/verdict.py``.
+
+A card that isn't there any more, a disk that is away: these make the verdict false, and
+don't fail the step. It can be asked for again, once they are back (``rushes rerun ID
+verdict``).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from typing import Any
+
+from adapters.steps import kernel
+from adapters.steps.cards import FsCards, OpenCard, open_folder
+from adapters.steps.faults import CardFault, FileFault, reason
+from adapters.steps.hashes import Hashes
+from adapters.steps.library import Library
+from adapters.steps.mhl.documents import Creator
+from adapters.steps.scan_sd import Walk
+from application.authoring import StepContext
+from application.ports import CardFiles, Clock, Jobs, Ledger
+from application.report import verdict_record
+from application.views import timestamp
+from domain.errors import InvalidPath
+from domain.footage import (
+    COPIED_KINDS,
+    CardFile,
+    Job,
+    JobStatus,
+    VerifiedCopy,
+    same_moment,
+    same_time,
+    shown,
+)
+from domain.verdict import Doubt, Examined, FoundCopy, Reason, State, copies_of, judge
+
+PAGE_FILES = 1_000
+"""Files that the ledger is asked about at once."""
+
+MAX_NAMED = 20
+MAX_NAMED_CHARACTERS = 500
+"""Reasons that the output and the event name, and of each; the job has a thousand."""
+
+MAX_READ = 1_000
+"""Files that are noted for the report as told apart by reading them, or as off the card."""
+
+BUFFER_BYTES = 4 * 1024 * 1024
+
+WORD = "card:verdict"
+
+_NOT_THERE = frozenset(
+    {
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.ELOOP,
+        errno.EINVAL,
+        errno.EILSEQ,
+        errno.ENAMETOOLONG,
+    }
+)
+"""No such name, or nothing that a copy could be reached through."""
+
+
+class GiveVerdict:
+    """The step. ``creator``: who the report says has judged."""
+
+    def __init__(
+        self,
+        cards: FsCards,
+        card_files: CardFiles,
+        jobs: Jobs,
+        ledger: Ledger,
+        clock: Clock,
+        library: str,
+        creator: Creator,
+    ) -> None:
+        self._cards = cards
+        self._card_files = card_files
+        self._jobs = jobs
+        self._ledger = ledger
+        self._clock = clock
+        self._library = library
+        self._creator = creator
+
+    def __call__(self, context: StepContext) -> dict[str, Any]:
+        data = context.data
+        job = self._jobs.get(data["job_id"])
+        destinations = [each.root for each in Library.all_of(context, self._library)]
+        scanned = {file.path: file for file in self._inventory(job.execution_id)}
+        with ExitStack() as stack:
+            disks = [stack.enter_context(Disk(each)) for each in destinations]
+            against = [*_unseen(disks)]
+            card, files = self._look(stack, context, job, scanned, against)
+            examination = _Examination(context, job, card, scanned, self._ledger, disks)
+            verdict = judge(examination.of(files), destinations, against)
+        now = self._clock.now()
+        record = verdict_record(
+            verdict,
+            judged_at=timestamp(now),
+            card_path=shown(os.fsencode(str(data["sd_path"]))),
+            read=examination.read,
+            not_on_card=_no_longer_there(scanned, files),
+            copied={
+                "files": data.get("copied_files", 0),
+                "bytes": data.get("copied_bytes", 0),
+                "known": data.get("known_files", 0),
+            },
+            manifests=data.get("manifests", []),
+            notes=[data[name] for name in ("note", "manifest_note") if name in data],
+            software=f"{self._creator.tool} {self._creator.tool_version}",
+            host=self._creator.hostname,
+        )
+        self._jobs.judged(context.ref, job.id, record)
+        told = {
+            "words": record["words"],
+            "judged_at": record["judged_at"],
+            "destinations": record["destinations"],
+            "files": verdict.files,
+            "size_bytes": verdict.size_bytes,
+            "safe_files": verdict.safe_files,
+            "maybe_cached": verdict.maybe_cached,
+            "remarked": verdict.remarked,
+            "reason_count": len(verdict.reasons),
+            "reasons": [str(each)[:MAX_NAMED_CHARACTERS] for each in verdict.reasons[:MAX_NAMED]],
+        }
+        context.announce(
+            WORD,
+            {
+                "job_id": job.id,
+                "job_name": job.name,
+                "card": {"identity": job.card.identity, "label": job.card.label},
+                "safe_to_format": verdict.safe_to_format,
+                **told,
+            },
+        )
+        return {"safe_to_format": verdict.safe_to_format, "verdict": told}
+
+    def _inventory(self, execution_id: int) -> Iterator[CardFile]:
+        after: bytes | None = None
+        while page := self._card_files.of(execution_id, after=after, limit=PAGE_FILES):
+            yield from page
+            after = page[-1].path
+
+    def _look(
+        self,
+        stack: ExitStack,
+        context: StepContext,
+        job: Job,
+        scanned: Mapping[bytes, CardFile],
+        against: list[Reason],
+    ) -> tuple[OpenCard | None, Sequence[CardFile]]:
+        """What is on the card now; if that can't be seen, why not, and what was on it."""
+        try:
+            card = stack.enter_context(self._cards.find(context.data["sd_path"], job.card.identity))
+            other = _another(card, job, context.data["card"].get("fingerprint"))
+            files = [] if other else sorted(Walk(card, context).entries(), key=lambda f: f.path)
+        except (CardFault, InvalidPath) as fault:
+            against.append(Reason(Doubt.CARD, f"the card can't be looked at again: {fault}"))
+            return None, list(scanned.values())
+        wanted = {file.path for file in files if file.kind in COPIED_KINDS}
+        if not other and job.file_count and wanted.isdisjoint(scanned):
+            other = "nothing of what was scanned is on the card any more: is it the same one?"
+        if other:
+            against.append(Reason(Doubt.ANOTHER, other))
+            return None, list(scanned.values())
+        return card, files
+
+
+def _another(card: OpenCard, job: Job, fingerprint: str | None) -> str | None:
+    """Why this can't be taken for the job's card."""
+    if card.card.identity != job.card.identity:
+        return (
+            f"another card is at {card.path_text}: {card.card.label} ({card.card.identity}), "
+            f"not {job.card.label} ({job.card.identity})"
+        )
+    if card.card.volume or fingerprint is None:
+        return None
+    try:
+        is_same = card.is_as(fingerprint)
+    except OSError as error:
+        raise CardFault(f"{card.path_text}: {reason(error)}") from error
+    if is_same:
+        return None
+    return (
+        f"another card is at {card.path_text}, or this one was changed since it was scanned; "
+        "a new run scans what is there"
+    )
+
+
+def _no_longer_there(scanned: Mapping[bytes, CardFile], now: Sequence[CardFile]) -> list[str]:
+    """What was scanned and isn't on the card now: no reason against it, but to be told."""
+    there = {file.path for file in now}
+    gone = (
+        shown(path)
+        for path, file in scanned.items()
+        if file.kind in COPIED_KINDS and path not in there
+    )
+    return list(islice(gone, MAX_READ))
+
+
+class Disk:
+    """A destination as it is now. Nothing is made, and no link is followed below it.
+
+    Copies are best asked about folder by folder: the last one's is kept open.
+    """
+
+    def __init__(self, destination: str) -> None:
+        self.destination = destination
+        self.fault: str | None = None
+        self.status: os.stat_result | None = None
+        self._fd = -1
+        self._folder = -1
+        self._path: bytes | None = None
+
+    def __enter__(self) -> Disk:
+        try:
+            self._fd = os.open(self.destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.status = os.fstat(self._fd)
+        except OSError as error:
+            self.fault = f"the destination {self.text} can't be looked at: {reason(error)}"
+        return self
+
+    def __exit__(self, *of_the_block: object) -> None:
+        self._leave()
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    @property
+    def text(self) -> str:
+        return shown(os.fsencode(self.destination))
+
+    def state(self, copy: VerifiedCopy) -> State:
+        if self._fd < 0:
+            return State.UNSEEN
+        above, _, name = copy.path.rpartition(b"/")
+        try:
+            if above != self._path:
+                self._leave()
+                self._folder = open_folder(self._fd, above)
+                self._path = above
+            found = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+        except OSError as error:
+            return State.GONE if error.errno in _NOT_THERE else State.UNSEEN
+        if not stat.S_ISREG(found.st_mode):
+            return State.GONE
+        # A disk may keep times as coarsely as a card, and in local time.
+        is_same = found.st_size == copy.file.size_bytes and same_moment(
+            found.st_mtime_ns, copy.file.mtime_ns
+        )
+        return State.STANDS if is_same else State.ALTERED
+
+    def _leave(self) -> None:
+        if self._folder >= 0:
+            os.close(self._folder)
+        self._folder, self._path = -1, None
+
+
+def _unseen(disks: Sequence[Disk]) -> Iterator[Reason]:
+    """Destinations that can't be looked at, and two that are one: a copy on it is one copy."""
+    for number, disk in enumerate(disks):
+        if disk.fault is not None:
+            yield Reason(Doubt.DESTINATION, disk.fault)
+        for other in disks[:number]:
+            if disk.status and other.status and os.path.samestat(disk.status, other.status):
+                yield Reason(
+                    Doubt.DESTINATION,
+                    f"the destinations {other.text} and {disk.text} are one and the same folder",
+                )
+
+
+class _Examination:
+    """Each file of the card, with what has become of its copies.
+
+    read: the files that only reading could tell, with the hash that they have.
+    """
+
+    def __init__(
+        self,
+        context: StepContext,
+        job: Job,
+        card: OpenCard | None,
+        scanned: Mapping[bytes, CardFile],
+        ledger: Ledger,
+        disks: Sequence[Disk],
+    ) -> None:
+        self._context = context
+        self._job = job
+        self._card = card
+        self._scanned = scanned
+        self._ledger = ledger
+        self._disks = {disk.destination: disk for disk in disks}
+        self._job_folder = os.fsencode(job.name)
+        self.read: dict[str, list[str]] = {}
+
+    def of(self, files: Sequence[CardFile]) -> Iterator[Examined]:
+        for start in range(0, len(files), PAGE_FILES):
+            self._context.check()
+            self._context.progress(start / len(files), files_done=start, files_total=len(files))
+            page = files[start : start + PAGE_FILES]
+            copies: dict[bytes, list[VerifiedCopy]] = {}
+            for destination in self._disks:
+                for path, known in self._ledger.known(page, destination).items():
+                    copies.setdefault(path, []).extend(known)
+            for file in page:
+                yield self._examine(file, copies.get(file.path, ()))
+
+    def _examine(self, file: CardFile, copies: Sequence[VerifiedCopy]) -> Examined:
+        if file.kind not in COPIED_KINDS:
+            return Examined(file)
+        before = self._scanned.get(file.path)
+        is_unchanged = (
+            before is not None
+            and before.kind in COPIED_KINDS
+            and before.size_bytes == file.size_bytes
+            and same_time(before.mtime_ns, file.mtime_ns)
+        )
+        found = copies_of(
+            file,
+            copies,
+            card=self._job.card,
+            job_folder=self._job_folder,
+            is_settled=is_unchanged and self._job.status is JobStatus.COPIED,
+        )
+        if found is None:
+            try:
+                found = self._read(file, copies)
+            except FileFault as fault:
+                why = str(fault).removeprefix(f"{shown(file.path)}: ")
+                return Examined(file, (), Doubt.UNREADABLE, why)
+        if not found and before is None:
+            return Examined(file, (), Doubt.NEW, "came onto the card after it was scanned")
+        if not found and before is not None and not is_unchanged:
+            why = f"has changed since it was scanned ({before.size_bytes} bytes then, "
+            return Examined(file, (), Doubt.CHANGED, f"{why}{file.size_bytes} now)")
+        return Examined(
+            file,
+            [FoundCopy(copy, self._disks[copy.destination].state(copy)) for copy in found],
+        )
+
+    def _read(self, file: CardFile, copies: Sequence[VerifiedCopy]) -> Sequence[VerifiedCopy]:
+        """The copies with the bytes that are on the card now. Raises ``FileFault``."""
+        if self._card is None:
+            raise FileFault(file.path, "only reading it could tell which copy is its own")
+        hashes = Hashes({copy.file.hash_name for copy in copies})
+        buffer = bytearray(BUFFER_BYTES)
+        try:
+            fd = self._card.open_file(file.path)
+            try:
+                kernel.forget_cached(fd)
+                kernel.read_sequentially(fd)
+                while count := os.readv(fd, [buffer]):
+                    self._context.check()
+                    hashes.update(memoryview(buffer)[:count])
+            finally:
+                os.close(fd)
+        except (OSError, CardFault) as error:
+            why = reason(error) if isinstance(error, OSError) else str(error)
+            raise FileFault(file.path, f"can't be read: {why}") from error
+        values = hashes.values()
+        if len(self.read) < MAX_READ:
+            name = min(values)
+            self.read[shown(file.path)] = [name, values[name]]
+        return [copy for copy in copies if values[copy.file.hash_name] == copy.file.hash]
