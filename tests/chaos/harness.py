@@ -501,6 +501,8 @@ class Chaos:
             if facts["cancelled"]:
                 wrong.append(f"#{row['id']}: {what} after execution {row['execution_id']}'s cancel")
             facts[what] += 1
+            if what not in BECOMES and row["step_key"] is not None:
+                continue  # a step's own word
             if row["step_key"] is None:
                 for key in data.get("kept", ()):
                     told[row["execution_id"], key] = Told("completed", kept=True)

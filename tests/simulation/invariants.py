@@ -126,6 +126,9 @@ class History:
     # -- at every commit ---------------------------------------------------------
 
     def committed(self, before: Mapping[int, Execution], batch: Batch) -> None:
+        # First: a message that is forgotten may make another execution in the same commit.
+        for execution_id in sorted(batch.gone):
+            self._forget(execution_id)
         for execution_id, draft in batch.drafts.items():
             if execution_id not in before:
                 self._insert(execution_id, draft)
@@ -145,8 +148,6 @@ class History:
                 replay(self, told, fact)
         for execution_id, draft in batch.drafts.items():
             self._compare(execution_id, draft)
-        for execution_id in sorted(batch.gone):
-            self._forget(execution_id)
         self._check_cards(batch)
 
     def _forget(self, execution_id: int) -> None:

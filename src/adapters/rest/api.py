@@ -337,7 +337,7 @@ class Api:
         streaming = "text/event-stream" in request.headers.get("accept", "")
         since = _number(request.query_params.get("since"), "since", None, 0, 2**63 - 1)
         # A browser that comes back to a stream says here how far it has come, at the old address.
-        last = request.headers.get("last-event-id") or None
+        last = request.headers.get("last-event-id")
         since = _number(last, "last-event-id", since, 0, 2**63 - 1)
         if since is None:
             if execution_id is not None:
