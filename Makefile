@@ -45,10 +45,12 @@ bench: $(READY)
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.offload
 
 # kill -9, 200 times, with executions of all shapes in flight: docs/reliability.md.
 chaos: $(READY)
 	$(BIN)/python -m tests.chaos --kills 200
+	$(BIN)/python -m tests.chaos.copying --kills 100
 
 # Generated files, made again after a change of what they are generated from.
 proto: $(READY)

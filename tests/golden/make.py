@@ -1,4 +1,4 @@
-"""Make the golden set of this version: ``python -m tests.golden.make 0003``, by its schema.
+"""Make the golden set of this version: ``python -m tests.golden.make 0005``, by its schema.
 
 A process brings executions into every shape that there is, and ends as in a power cut.
 What is in its database then is kept as SQL text, schema and all, beside what has to
