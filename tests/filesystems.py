@@ -18,10 +18,12 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,9 @@ PACKAGES = {
 }
 
 DEADLINE_S = 10.0
+
+INSTALL_S = 90.0
+"""A mirror that hasn't answered by then isn't going to."""
 
 MEBIBYTE = 1024 * 1024
 
@@ -125,8 +130,28 @@ def require(*commands: str, fuse: bool) -> None:
         why = "there is no FUSE here: /dev/fuse can't be opened"
     elif lacking:
         why = f"not installed: {', '.join(lacking)} (python -m tests.filesystems installs them)"
+    elif not _may_mount():
+        why = "mounting is not allowed here"
+    elif "losetup" in commands and not _has_loop_devices():
+        why = "there is no free loop device here"
     if why:
         unavailable(why)
+
+
+@cache
+def _may_mount() -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        mount = subprocess.run(
+            ["mount", "-t", "tmpfs", "none", folder], capture_output=True, check=False
+        )
+        if mount.returncode == 0:
+            subprocess.run(["umount", folder], check=True)
+        return mount.returncode == 0
+
+
+@cache
+def _has_loop_devices() -> bool:
+    return subprocess.run(["losetup", "--find"], capture_output=True, check=False).returncode == 0
 
 
 def unavailable(why: str) -> None:
@@ -274,17 +299,22 @@ def main() -> int:
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     install = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *lacking]
     for command in (["apt-get", "update", "--quiet"], install):
-        done = subprocess.run(
-            command,
-            env=quiet,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
+        try:
+            done = subprocess.run(
+                command,
+                env=quiet,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=INSTALL_S,
+            )
+            error = done.stderr.strip() if done.returncode != 0 else ""
+        except subprocess.TimeoutExpired:
+            error = f"nothing came of it within {INSTALL_S:g} s"
+        if error:
             print(f"{' '.join(command)} failed, so tests on real file systems can't all run:")
-            print(done.stderr.strip())
+            print(error)
             return 0
     print(f"installed for the tests on real file systems: {' '.join(lacking)}")
     return 0
