@@ -121,13 +121,12 @@ class CopyChaos:
         return footage
 
     def _leftovers(self) -> list[Path]:
-        """Of the copies; what is written about them is others' to clear away."""
+        """Of the copies, and of what is written about them."""
         return [
             place
             for root in (self._server.library, self._backup)
             for pattern in ("*.part", "*.bad")
             for place in root.rglob(pattern)
-            if place.relative_to(root).parts[0] != "reports"
         ]
 
     def _look(self) -> None:
