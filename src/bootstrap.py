@@ -82,8 +82,8 @@ from application.settle import Settle
 from application.status import Status
 from application.step_runner import StepRunner
 from application.trigger import Trigger
-from application.views import timestamp
 from domain.errors import InvalidInput, RushesError, Unavailable
+from domain.events import timestamp
 
 log = logging.getLogger("rushes")
 

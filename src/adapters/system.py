@@ -1,10 +1,12 @@
-"""Clock, ids and threads, as the machine has them."""
+"""Clock, ids, threads and the names of disks, as the machine has them."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import random
+import re
+import stat
 import threading
 import time
 import uuid
@@ -119,3 +121,19 @@ def _caught(blocking: Callable[[], T]) -> T | _Raised:
         return _Raised(RuntimeError(f"{type(error).__name__}: {error}"))
     except BaseException as error:
         return _Raised(error)
+
+
+def name_of_device(folder: str, device: int) -> bytes | None:
+    """The entry of a /dev/disk folder that leads to this device, unescaped as udev escapes it."""
+    try:
+        names = sorted(os.listdir(os.fsencode(folder)))
+    except OSError:
+        return None
+    for name in names:
+        try:
+            found = os.stat(os.path.join(os.fsencode(folder), name))
+        except OSError:
+            continue
+        if stat.S_ISBLK(found.st_mode) and found.st_rdev == device:
+            return re.sub(rb"\\x([0-9a-fA-F]{2})", lambda escape: bytes([int(escape[1], 16)]), name)
+    return None

@@ -9,8 +9,9 @@ from typing import Any
 from application.json_values import json_object
 from application.ports import AttemptRef, Chance, Change, Clock, Executions, Started
 from application.progress import ProgressBoard
-from application.views import ExecutionView, timestamp
+from application.views import ExecutionView
 from domain.errors import AttemptOver, InvalidInput
+from domain.events import timestamp
 from domain.execution import Execution
 
 MAX_ERROR = 2_000

@@ -22,10 +22,9 @@ from typing import Any
 from application.feed import Feed
 from application.hold import Hold
 from application.ports import Clock, Executions
-from application.views import timestamp
 from domain.definition import PIPELINE_TYPE, STEP_NAME
 from domain.errors import Conflict, FactsGone, InvalidInput, NotFound, RushesError, Unavailable
-from domain.events import PipelineResumed, PipelineRetried, StepStarted
+from domain.events import PipelineResumed, PipelineRetried, StepStarted, timestamp
 from domain.execution import Execution
 
 MAX_WAIT_S = 300.0

@@ -410,6 +410,3 @@ class Ledger(Protocol):
 
 Live = Mapping[str, tuple[int, float]]
 """How far running attempts have come: ``{step_key: (attempt, fraction)}``."""
-
-Detail = Mapping[str, Any]
-"""What a step says about its progress, beside the fraction; JSON."""

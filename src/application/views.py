@@ -8,21 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
+from datetime import datetime
 from typing import Any
 
 from application.feed import Message
 from application.json_values import json_copy
 from application.ports import Live
+from domain.events import timestamp
 from domain.execution import Execution
 from domain.step import Step, StepStatus
-
-
-@lru_cache(maxsize=1024)
-def timestamp(at: datetime) -> str:
-    """RFC 3339, in UTC, with milliseconds: ``2026-11-22T08:29:00.123Z``."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _timestamp_or_none(at: datetime | None) -> str | None:

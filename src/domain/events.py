@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 
@@ -178,8 +179,14 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
     if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return timestamp(value)
     return value
+
+
+@lru_cache(maxsize=1024)
+def timestamp(at: datetime) -> str:
+    """As clients get a time: RFC 3339, in UTC, with milliseconds, ``2026-11-22T08:29:00.123Z``."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class RecordedFact(NamedTuple):

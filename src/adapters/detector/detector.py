@@ -32,6 +32,7 @@ from adapters.detector.watch import (
     Watch,
 )
 from adapters.settings import Settings
+from domain.events import timestamp
 from domain.footage import shown
 
 log = logging.getLogger(__name__)
@@ -186,8 +187,7 @@ class Detector:
                 _name(mount),
             )
             return
-        inserted_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        facts = {**found.facts, "inserted_at": inserted_at}
+        facts = {**found.facts, "inserted_at": timestamp(datetime.now(UTC))}
         try:
             data = {"sd_path": mount.path, "volume": facts}
             await self._outbox.insert(mount.key, data, found.state)

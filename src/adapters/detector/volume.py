@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import stat
 import sys
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters.detector.mounts import Mount
+from adapters.system import name_of_device
 from domain.footage import is_junk, shown
 
 MAX_ENTRIES = 10_000
@@ -104,26 +104,9 @@ def _room(folder: int | str) -> tuple[int, int]:
 
 
 def _name_of(mount: Mount, folder: str) -> str | None:
-    """What a /dev/disk folder calls the mount's device, unescaped as udev escapes it."""
-    if mount.number is None:
-        return None
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError:
-        return None
-    for name in names:
-        try:
-            found = os.stat(os.path.join(folder, name))
-        except OSError:
-            continue
-        if stat.S_ISBLK(found.st_mode) and found.st_rdev == mount.number:
-            raw = re.sub(
-                rb"\\x([0-9a-fA-F]{2})",
-                lambda escape: bytes([int(escape[1], 16)]),
-                os.fsencode(name),
-            )
-            return os.fsdecode(raw)
-    return None
+    """What a /dev/disk folder calls the mount's device."""
+    name = None if mount.number is None else name_of_device(folder, mount.number)
+    return None if name is None else os.fsdecode(name)
 
 
 def _last_part(path: str) -> str:

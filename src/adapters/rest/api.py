@@ -55,8 +55,9 @@ from application.retry import Retry
 from application.settle import Settle
 from application.status import Status
 from application.trigger import Trigger
-from application.views import message_view, timestamp
+from application.views import message_view
 from domain.errors import FactsGone, InvalidInput
+from domain.events import timestamp
 from domain.execution import ExecutionStatus
 from domain.footage import CardFile
 

@@ -57,9 +57,10 @@ from adapters.status_codes import INTERNAL, status_of
 from application.advance import Beat
 from application.claims import Claimed
 from application.trigger import MAX_MESSAGE_ID
-from application.views import ExecutionView, StepView, timestamp
+from application.views import ExecutionView, StepView
 from domain import errors
 from domain.definition import KeyLimit, PipelineDefinition, RetryPolicy, StepSpec
+from domain.events import timestamp
 from domain.execution import Execution, ExecutionStatus
 from domain.footage import FileKind, JobStatus
 from domain.step import StepStatus
@@ -255,6 +256,13 @@ LAST_EVENT_ID = Parameter(
     "what `since` is, as a browser says it when it comes back to a stream",
 )
 
+CURSOR = Parameter(
+    "cursor",
+    "query",
+    {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"},
+    "`next_cursor` of the page before",
+)
+
 
 def _limit(default: int, most: int) -> Parameter:
     bounds = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
@@ -340,12 +348,7 @@ OPERATIONS: Mapping[str, Operation] = {
                 "message_id", "query", {"type": "string"}, "the one that it was answered with"
             ),
             _limit(PAGE, MAX_PAGE),
-            Parameter(
-                "cursor",
-                "query",
-                {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"},
-                "`next_cursor` of the page before",
-            ),
+            CURSOR,
         ),
         refuses=(_BAD_LIMIT,),
     ),
@@ -522,12 +525,7 @@ OPERATIONS: Mapping[str, Operation] = {
         {200: Answer("a page", JobPage([_JOB], "3"))},
         parameters=(
             _limit(PAGE, MAX_PAGE),
-            Parameter(
-                "cursor",
-                "query",
-                {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"},
-                "`next_cursor` of the page before",
-            ),
+            CURSOR,
         ),
         refuses=(_BAD_LIMIT,),
     ),

@@ -15,8 +15,9 @@ from msgspec import UNSET, Meta, UnsetType
 from application.claims import MAX_WORKER_ID, Claimed
 from application.ports import AttemptRef
 from application.trigger import MAX_MESSAGE_ID
-from application.views import ExecutionView, timestamp
+from application.views import ExecutionView
 from domain.definition import PipelineDefinition, StepSpec
+from domain.events import timestamp
 from domain.footage import CardFile, FileKind, Job, JobStatus, shown
 
 INVISIBLE = (

@@ -20,8 +20,9 @@ from adapters.rpc.pb import pipeline_pb2 as pb
 from application.advance import Beat
 from application.claims import Claimed
 from application.ports import AttemptRef, Load
-from application.views import ExecutionView, StepView, timestamp
+from application.views import ExecutionView, StepView
 from domain.errors import InvalidInput
+from domain.events import timestamp
 from domain.execution import ExecutionStatus
 
 MAX_EXACT = 2**53

@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -48,6 +47,7 @@ from adapters.steps.faults import (
     NotACard,
     reason,
 )
+from adapters.system import name_of_device
 from domain.errors import InvalidPath
 from domain.footage import Card, is_junk, shown
 
@@ -315,9 +315,9 @@ def identify(
     folder_name = shown(os.fsencode(os.path.basename(path)))
     device = os.fstat(fd).st_dev
     if is_mounted(fd):
-        serial = _name_of_device(os.path.join(disks, "by-uuid"), device)
+        serial = name_of_device(os.path.join(disks, "by-uuid"), device)
         if serial is not None:
-            label = _name_of_device(os.path.join(disks, "by-label"), device)
+            label = name_of_device(os.path.join(disks, "by-label"), device)
             size_bytes = _device_bytes(devices, device)
             if size_bytes is None:
                 room = os.fstatvfs(fd)
@@ -454,22 +454,6 @@ def _obstacle(path: str) -> str | None:
 def _path_text(path: str) -> str:
     text = shown(path.encode("utf-8", "surrogatepass"))
     return text if len(text) <= MAX_SHOWN_PATH else text[:MAX_SHOWN_PATH] + "..."
-
-
-def _name_of_device(folder: str, device: int) -> bytes | None:
-    """The entry of a /dev/disk folder that leads to this device, unescaped as udev escapes it."""
-    try:
-        names = sorted(os.listdir(os.fsencode(folder)))
-    except OSError:
-        return None
-    for name in names:
-        try:
-            found = os.stat(os.path.join(os.fsencode(folder), name))
-        except OSError:
-            continue
-        if stat.S_ISBLK(found.st_mode) and found.st_rdev == device:
-            return re.sub(rb"\\x([0-9a-fA-F]{2})", lambda escape: bytes([int(escape[1], 16)]), name)
-    return None
 
 
 def _device_bytes(devices: str, device: int) -> int | None:

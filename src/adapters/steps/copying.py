@@ -794,7 +794,3 @@ def _chunks_ahead(fd: int, buffers: Sequence[bytearray]) -> Generator[memoryview
 def _write_all(fd: int, chunk: memoryview) -> None:
     while chunk:
         chunk = chunk[os.write(fd, chunk) :]
-
-
-def name_of(file: CardFile) -> bytes:
-    return file.path.rpartition(b"/")[2]

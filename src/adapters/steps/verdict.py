@@ -31,8 +31,8 @@ from adapters.steps.scan_sd import Walk
 from application.authoring import StepContext
 from application.ports import CardFiles, Clock, Jobs, Ledger
 from application.report import verdict_record
-from application.views import timestamp
 from domain.errors import InvalidPath
+from domain.events import timestamp
 from domain.footage import (
     COPIED_KINDS,
     CardFile,

@@ -27,7 +27,7 @@ from adapters.websocket.messages import (
     Said,
     Welcome,
 )
-from application.views import timestamp
+from domain.events import timestamp
 
 _PATH = "/media/A001"
 

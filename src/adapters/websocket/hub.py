@@ -33,8 +33,9 @@ from adapters.websocket.messages import (
 from application.feed import Feed, Message
 from application.ports import Clock
 from application.trigger import CARD_PATH, Trigger, check_message_id
-from application.views import message_view, timestamp
+from application.views import message_view
 from domain.errors import FactsGone, Forbidden, InvalidInput, RushesError
+from domain.events import timestamp
 from domain.footage import shown
 
 log = logging.getLogger(__name__)
