@@ -1,4 +1,4 @@
-"""Where everything meets: the one container, the life of a server, and ``main``.
+"""Where everything meets: the one container, and the life of a server.
 
 The container only builds. What has to be opened, in which order, and closed
 again is ``Runtime``'s; what listens is ``serve``'s; who runs that in this process,
@@ -9,23 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import importlib
 import logging
 import os
-import secrets
-import signal
 import socket
-import sys
-import threading
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
-from typing import NoReturn
 
 # gRPC's core writes lines of its own to stderr, beside the errors that we report.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -38,11 +30,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import WebSocketRoute
 
-from adapters.cli.commands import commands
-from adapters.cli.factories import Factories
-from adapters.detector.detector import Detector, card_places, detecting
-from adapters.detector.eject import eject
-from adapters.detector.mounts import mount_table
+from adapters.detector.detector import Detector, detecting
 from adapters.dispatch.local import LocalDispatcher
 from adapters.dispatch.pools import most_at_work
 from adapters.persistence.database import Database
@@ -55,7 +43,7 @@ from adapters.rest.metrics import Metrics
 from adapters.rest.pages import Pages
 from adapters.rest.problems import on_bug, on_http_error, on_refusal
 from adapters.rpc.server import RpcServer
-from adapters.settings import Settings
+from adapters.settings import Settings, address
 from adapters.steps.cards import FsCards
 from adapters.steps.mhl.documents import Creator
 from adapters.steps.sd_ingest import sd_ingest
@@ -83,15 +71,11 @@ from application.status import Status
 from application.step_runner import StepRunner
 from application.trigger import Trigger
 from domain.errors import InvalidInput, RushesError, Unavailable
-from domain.events import timestamp
 
 log = logging.getLogger("rushes")
 
 DRAIN_S = 3
 """How long requests that are under way may take when the server stops."""
-
-FIND_SERVER_S = 15.0
-"""How long a command waits for a server that is just starting to say where it listens."""
 
 
 def load_pipeline(name: str) -> Pipeline:
@@ -438,7 +422,7 @@ async def _serving_grpc(container: Container) -> AsyncIterator[str]:
     settings = container.settings()
     port = await container.rpc().start(settings.host, settings.grpc_port)
     try:
-        yield _address(settings.host, port)
+        yield address(settings.host, port)
     finally:
         await container.rpc().stop(DRAIN_S)
 
@@ -469,12 +453,12 @@ async def serve(
     try:
         with _listen(settings.host, settings.port) as listener:
             container.catalogue()  # what is wrong with a pipeline is said before anything runs
-            address = _address(settings.host, listener.getsockname()[1])
+            here = address(settings.host, listener.getsockname()[1])
             async with contextlib.AsyncExitStack() as stack:
                 detector = None
                 if watch:
                     own = detecting(
-                        settings, url=f"ws://{address}/ws", database=database.path, say=log.info
+                        settings, url=f"ws://{here}/ws", database=database.path, say=log.info
                     )
                     detector = stack.enter_context(own)
                 await stack.enter_async_context(running(container, recover=recover))
@@ -484,7 +468,7 @@ async def serve(
                 )
                 await stack.enter_async_context(_serving_http(container, listener))
                 held_at = container.hold().held_at
-                addresses = Addresses(f"http://{address}", grpc_address, held_at)
+                addresses = Addresses(f"http://{here}", grpc_address, held_at)
                 if detector is not None:
                     await stack.enter_async_context(_beside(_watched(detector)))
                 lock.announce(addresses.http, addresses.grpc, owner_key)
@@ -513,261 +497,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise Unavailable(
-            f"can't listen on {_address(host, port)}: {error.strerror} "
+            f"can't listen on {address(host, port)}: {error.strerror} "
             "(RUSHES_PORT chooses another port, 0 any free one)"
         ) from None
     return listener
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def serve_until_signalled(settings: Settings, ready: Callable[[Addresses], None]) -> None:
-    """``rushes serve``: until SIGINT or SIGTERM."""
-
-    async def run() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-        if await serve(settings, stop=stop, ready=ready, watch=settings.watch):
-            log.warning("ending with handlers still at work")
-            _end_now(0)
-
-    with asyncio.Runner() as runner:
-        try:
-            runner.run(run())
-        except (SystemExit, KeyboardInterrupt) as error:
-            # Raised in a task that a handler has made, it goes through the loop, and to close
-            # the loop is to cancel everybody else's handlers: they must not report that.
-            log.critical("a handler's task ended the server: %r", error)
-            _end_now(1)
-
-
-def _end_now(exit_code: int) -> NoReturn:
-    """With handlers still at work, as a crash would: the next start takes their steps over.
-
-    Their threads can't be ended from here, and waiting for them could take for ever.
-    """
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_code)
-
-
-class Attachment:
-    """A server to talk to: the one that holds the database, or one of our own.
-
-    Our own runs in a thread, on a free port of the loopback, until the ``with`` ends.
-    ``recover``: whether our own goes on with what was left unfinished.
-    """
-
-    def __init__(self, settings: Settings, *, recover: bool) -> None:
-        self._settings = replace(settings, port=0)
-        self._recover = recover
-        self._own: _OwnServer | None = None
-        self.url = ""
-        self.key = ""
-
-    def __enter__(self) -> Attachment:
-        self.find()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._own is not None:
-            self._own.stop()
-
-    @property
-    def is_own(self) -> bool:
-        return self._own is not None
-
-    @property
-    def left_behind(self) -> bool:
-        """Whether our own server has stopped with handlers still at work."""
-        return self._own is not None and self._own.late > 0
-
-    def find(self) -> None:
-        """Find a server or start one; again, if the one that there was has gone."""
-        if self._own is not None:
-            return
-        lock = DatabaseLock(Database(self._settings.database_url).path)
-        deadline = time.monotonic() + FIND_SERVER_S
-        while True:
-            holder = lock.holder()
-            if holder is not None and holder.address:
-                self.url, self.key = holder.address, holder.key
-                return
-            if holder is None:
-                own = _OwnServer(self._settings, recover=self._recover)
-                try:
-                    self.url = own.start()
-                    self.key = own.key
-                except Unavailable:
-                    if lock.holder() is None:
-                        raise  # not that somebody else was quicker
-                else:
-                    self._own = own
-                    return
-            if time.monotonic() > deadline:
-                raise Unavailable(
-                    f"the process that holds {lock.path} doesn't say where it listens"
-                )
-            time.sleep(0.05)
-
-
-class _OwnServer:
-    """A server in a thread of this process."""
-
-    def __init__(self, settings: Settings, *, recover: bool) -> None:
-        self._settings = settings
-        self._recover = recover
-        self._started = threading.Event()
-        self._addresses: Addresses | None = None
-        self._error: BaseException | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="rushes-server", daemon=True)
-        self.key = secrets.token_urlsafe(24)
-        self.late = 0
-
-    def start(self) -> str:
-        """Its URL. Raises what ``serve`` raises."""
-        self._thread.start()
-        self._started.wait()
-        if self._addresses is None:
-            assert self._error is not None
-            raise self._error
-        return self._addresses.http
-
-    def stop(self) -> None:
-        assert self._loop is not None
-        assert self._stop is not None
-        with contextlib.suppress(RuntimeError):  # it has ended by itself
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._stopped.wait()
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._serve())
-        except BaseException as error:
-            self._error = error
-            if self._started.is_set():
-                log.exception("the server has ended")
-        finally:
-            self._started.set()
-            self._stopped.set()
-
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-
-        def ready(addresses: Addresses) -> None:
-            self._addresses = addresses
-            self._started.set()
-
-        self.late = await serve(
-            self._settings,
-            stop=self._stop,
-            ready=ready,
-            recover=self._recover,
-            grpc=False,
-            owner_key=self.key,
-        )
-        if self.late:  # the loop would wait for them before it ends
-            self._stopped.set()
-
-
-class _OneLine(logging.Formatter):
-    """Log lines that no name on a card can break, colour or forge."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return "".join(
-            c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode()
-            for c in text.encode("utf-8", "backslashreplace").decode()
-        )
-
-
-def _log_to_stderr(level: int) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    log.setLevel(level)
-
-
-def _load_settings(flags: Mapping[str, str | None], config: Path | None) -> Settings:
-    return Settings.load(flags, os.environ, config)
-
-
-def _serve(settings: Settings, say: Callable[[str], None]) -> None:
-    _log_to_stderr(logging.INFO)
-
-    def ready(addresses: Addresses) -> None:
-        say(f"HTTP and WebSocket on {addresses.http}")
-        say(f"gRPC on {addresses.grpc}")
-        if addresses.held_at is not None:
-            say(f"Paused since {timestamp(addresses.held_at)}: rushes engine resume lets it go on")
-
-    # What importing has made stays. Were the collector to go through it again and again, a
-    # fifth of the engine's time would go there (docs/performance.md).
-    gc.freeze()
-    serve_until_signalled(settings, ready)
-
-
-def _detect(settings: Settings, once: bool, say: Callable[[str], None]) -> bool:
-    """``rushes detect``: until SIGINT or SIGTERM, or just ``once``."""
-    url = settings.server
-    if not url:
-        if settings.port == 0:
-            raise InvalidInput("which server? --server URL says it", field="RUSHES_SERVER")
-        url = f"ws://{_address(settings.host, settings.port)}/ws"
-    database = Database(settings.database_url).path
-
-    async def run() -> bool:
-        with detecting(settings, url=url, database=database, say=say) as detector:
-            if once:
-                return await detector.once()
-            working = asyncio.create_task(detector.run())
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, working.cancel)
-            with contextlib.suppress(asyncio.CancelledError):
-                await working
-            return True
-
-    return asyncio.run(run())
-
-
-def _eject(settings: Settings, path: str) -> str:
-    """``rushes eject``"""
-    places = card_places(settings, Database(settings.database_url).path)
-    with contextlib.closing(mount_table(places)) as table:
-        return eject(table, path, places)
-
-
-def main() -> None:
-    """The console script ``rushes``."""
-    _log_to_stderr(logging.WARNING)
-    attachments: list[Attachment] = []
-
-    def attach(settings: Settings, recover: bool) -> Attachment:
-        attachments.append(Attachment(settings, recover=recover))
-        return attachments[-1]
-
-    factories = Factories(
-        load_settings=_load_settings, attach=attach, serve=_serve, detect=_detect, eject=_eject
-    )
-    try:
-        commands(factories)
-    except SystemExit as end:
-        if any(attachment.left_behind for attachment in attachments):
-            log.warning("ending with handlers still at work")
-            _end_now(end.code if isinstance(end.code, int) else 1)
-        raise

@@ -103,6 +103,11 @@ class Settings:
         return cls(**values)
 
 
+def address(host: str, port: int) -> str:
+    """As it stands in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _read_file(named: Path | None) -> Mapping[str, Any]:
     path = named or platformdirs.user_config_path("rushes") / "rushes.toml"
     try:

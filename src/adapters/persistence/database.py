@@ -8,16 +8,16 @@ the last committed state beside it.
 from __future__ import annotations
 
 import sqlite3
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
-from domain.errors import InvalidInput, Unavailable
+from adapters.persistence.location import database_file
+from domain.errors import Unavailable
 
 SCHEMA = "0005"
 """The revision that this code works with: the head of ``migrations/versions``."""
@@ -37,8 +37,8 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = sqlite_url(url)
-        self.path = Path(self.url.database or "")
+        self.path = database_file(url)
+        self.url = URL.create("sqlite+pysqlite", database=str(self.path))
         self._writer: Engine | None = None
         self._reader: Engine | None = None
 
@@ -110,33 +110,6 @@ class Database:
                         f"rows of {broken[0][0]} refer to what isn't there"
                     )
             _enforce_references(connection, True)
-
-
-def sqlite_url(url: str) -> URL:
-    """Raises ``InvalidInput`` unless it names an SQLite file."""
-    try:
-        parsed = make_url(url)
-    except Exception:
-        raise InvalidInput(
-            f"{url!r} is no database URL; it looks like sqlite:////path/to/rushes.db",
-            field="RUSHES_DATABASE_URL",
-        ) from None
-    if parsed.get_backend_name() != "sqlite":
-        raise InvalidInput(
-            f"databases of kind {parsed.get_backend_name()!r} are not supported (only sqlite)",
-            field="RUSHES_DATABASE_URL",
-        )
-    if parsed.query or (parsed.database or "").startswith("file:"):
-        raise InvalidInput(
-            f"{url!r} must be plain: sqlite:///, the path, and nothing after it",
-            field="RUSHES_DATABASE_URL",
-        )
-    if not parsed.database or parsed.database == ":memory:":
-        raise InvalidInput(
-            "the database must be a file: what is only in memory is lost with the process",
-            field="RUSHES_DATABASE_URL",
-        )
-    return parsed.set(drivername="sqlite+pysqlite")
 
 
 def _revision(connection: Connection) -> str | None:
