@@ -45,6 +45,7 @@ bench: $(READY)
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.surfaces
 	$(BIN)/python -m benchmarks.offload
 
 # kill -9, 200 times, with executions of all shapes in flight: docs/reliability.md.

@@ -1,6 +1,6 @@
 """What becomes of the engine's speed when there is much of everything.
 
-Four questions, each asked of fresh processes on new files, in turns, ``--rounds``
+Five questions, each asked of fresh processes on new files, in turns, ``--rounds``
 times; medians are printed:
 
 * **history**: does a step cost more when many executions have finished? What they left
@@ -8,11 +8,12 @@ times; medians are printed:
   asked the same.
 * **many**: 1,000 executions in flight at once instead of 64. Is the rate kept, and is
   anyone starved? The peer again.
+* **large**: one execution that spawns 1,000 steps, or 10,000. Does a step cost more in it?
 * **memory**: what an execution in flight takes.
 * **restart**: a process is killed that has 10,000 unfinished executions. How long
   until its successor serves, runs the first step, and has done everything?
 
-    python -m benchmarks.scale [history] [many] [memory] [restart]
+    python -m benchmarks.scale [history] [many] [large] [memory] [restart]
         [--history 100,10000,1000000] [--rounds 3] [--folder DIR]
 """
 
@@ -84,6 +85,12 @@ MANY = 1_000
 MANY_CHAINS = 4_000
 MANY_DIAMONDS = 2_000
 MANY_POOL = f"default={MANY}"
+
+FANS = (1_000, 10_000)
+SAID_BYTES = 100
+"""What each spawned step puts into the data, in the second kind."""
+SPAWNED_AT_ONCE = 64
+"""In the third kind: as many as share a commit."""
 
 WAITING = 10_000
 LARGE = Pipeline(
@@ -384,6 +391,62 @@ def _show_rate(kind: str, title: str, rate: float, few: float, each: list[float]
         f"{kind + ', ' + title:<46} {rate:7,.0f} /s  ({rate / few:.2f})   p50 {p50:7,.0f} ms   "
         f"p95 {p95:7,.0f} ms   longest {1000 * max(each):7,.0f} ms"
     )
+
+
+# -- large executions ------------------------------------------------------------
+
+
+def fan(count: int, at_once: int, said_bytes: int) -> Pipeline:
+    """A step that spawns ``count`` others, and one that waits for them all."""
+
+    @step(spawns=["work"])
+    async def scan(context: StepContext) -> None:
+        for first in range(0, count, at_once):
+            numbers = range(first, min(count, first + at_once))
+            await asyncio.gather(
+                *(context.aspawn("work", f"{n:05d}", {"number": n}) for n in numbers)
+            )
+
+    @step(dynamic=True)
+    async def work(context: StepContext) -> dict[str, str] | None:
+        return {"said": said_bytes * "x"} if said_bytes else None
+
+    @step(depends_on=["work:*"])
+    async def last(context: StepContext) -> None:
+        return None
+
+    return Pipeline("fan", [scan, work, last])
+
+
+async def large(database: Path, count: int, at_once: int, said_bytes: int) -> dict[str, Any]:
+    """Microseconds a step, from the trigger to the end, with the slots that there are."""
+    container = container_on(database, [CHAIN, fan(count, at_once, said_bytes)])
+    gc.freeze()
+    async with running(container):
+        await run_through(container, "chain", IN_FLIGHT, IN_FLIGHT)  # warm
+        busy = time.process_time()
+        seconds, _ = await run_through(container, "fan", 1, 1)
+        busy = time.process_time() - busy
+    return {"seconds": seconds, "step": 1e6 * seconds / count, "step_cpu": 1e6 * busy / count}
+
+
+def large_executions(folder: Path, rounds: int) -> None:
+    for title, at_once, said_bytes in (
+        ("one after the other", 1, 0),
+        (f"with {SAID_BYTES} bytes of output", 1, SAID_BYTES),
+        (f"spawned {SPAWNED_AT_ONCE} at a time", SPAWNED_AT_ONCE, 0),
+    ):
+        measured: dict[int, list[dict[str, Any]]] = {count: [] for count in FANS}
+        for number in range(rounds):
+            for count in FANS if number % 2 == 0 else reversed(FANS):
+                database = folder / f"large-{at_once}-{said_bytes}-{count}-{number}.db"
+                measured[count].append(part("large", database, count, at_once, said_bytes))
+                database.unlink()
+        for count, rows in measured.items():
+            print(
+                f"{count:>7,} steps, {title:<27} {median(rows, 'seconds'):6.2f} s   a step "
+                f"{median(rows, 'step'):6,.0f} µs   processor {median(rows, 'step_cpu'):5,.0f} µs"
+            )
 
 
 # -- memory ----------------------------------------------------------------------
@@ -699,6 +762,7 @@ PARTS: dict[str, Callable[..., Any]] = {
         fill,
         on_history,
         many,
+        large,
         memory,
         hold,
         start_again,
@@ -735,7 +799,9 @@ def main() -> None:
         run_part(*sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", nargs="*", help="history, many, memory, restart (all of them)")
+    parser.add_argument(
+        "what", nargs="*", help="history, many, large, memory, restart (all of them)"
+    )
     parser.add_argument("--history", type=counts_of, default=list(HISTORY), metavar="N,N,...")
     parser.add_argument("--unfinished", type=int, default=UNFINISHED)
     parser.add_argument("--rounds", type=int, default=3)
@@ -747,6 +813,7 @@ def main() -> None:
         questions: dict[str, Callable[[], None]] = {
             "history": lambda: history(folder, arguments.rounds, arguments.history),
             "many": lambda: many_at_once(folder, arguments.rounds),
+            "large": lambda: large_executions(folder, arguments.rounds),
             "memory": lambda: memory_in_flight(folder, arguments.rounds),
             "restart": lambda: starting_again(folder, arguments.rounds, arguments.unfinished),
         }

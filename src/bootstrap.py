@@ -12,12 +12,15 @@ import contextlib
 import importlib
 import logging
 import os
+import resource
+import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
+from typing import TypeVar
 
 # gRPC's core writes lines of its own to stderr, beside the errors that we report.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -28,38 +31,50 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import WebSocketRoute
+from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from adapters import tls
+from adapters.audit import Audit
 from adapters.detector.detector import Detector, detecting
 from adapters.dispatch.local import LocalDispatcher
 from adapters.dispatch.pools import most_at_work
+from adapters.limits import Rates
 from adapters.persistence.database import Database
 from adapters.persistence.executions import SqlExecutions
 from adapters.persistence.footage import SqlCardFiles, SqlJobs, SqlLedger
 from adapters.persistence.lock import DatabaseLock
+from adapters.persistence.tokens import SqlTokens
+from adapters.rest.access import Audited, Door, with_needs
 from adapters.rest.api import Api
 from adapters.rest.guard import Guard
+from adapters.rest.limits import Connections, Limits
 from adapters.rest.metrics import Metrics
 from adapters.rest.pages import Pages
 from adapters.rest.problems import on_bug, on_http_error, on_refusal
+from adapters.rpc.server import MAX_CONNECTIONS as GRPC_CONNECTIONS
 from adapters.rpc.server import RpcServer
 from adapters.settings import Settings, address
 from adapters.steps.cards import FsCards
 from adapters.steps.mhl.documents import Creator
 from adapters.steps.sd_ingest import sd_ingest
 from adapters.steps.verify_folder import verify_folder
-from adapters.system import LoopThreads, SystemChance, SystemClock, Uuid7
+from adapters.system import LoopThreads, SystemChance, SystemClock, SystemSecrets, Uuid7
 from adapters.websocket.contract import asyncapi
+from adapters.websocket.frames import WebSocketProtocol
 from adapters.websocket.hub import Hub
 from adapters.websocket.messages import MAX_FRAME_BYTES
+from application.access import Access
 from application.advance import Advance
-from application.authoring import Pipeline
+from application.authoring import AuthoredStep, Pipeline
 from application.cancel import Cancel
 from application.catalogue import Catalogue
 from application.claims import Claims
 from application.feed import Feed
 from application.hold import Hold
 from application.pause import Pause
+from application.ports import Clock
 from application.progress import ProgressBoard
 from application.recovery import Recovery
 from application.report import Report
@@ -74,12 +89,59 @@ from domain.errors import InvalidInput, RushesError, Unavailable
 
 log = logging.getLogger("rushes")
 
+T = TypeVar("T")
+
+BACKLOG = 1_024
+"""Connections that the kernel holds until they are taken, and that are taken at once."""
+
+ENGINE_FILES = 1_024
+"""For the database, and for every file that is being copied to every destination."""
+
+MIN_CONNECTIONS = 64
+"""However few files there may be open."""
+
+KEEP_ALIVE_S = 8
+"""A connection without a request. Longer than clients keep theirs (5 seconds is usual), so that
+none sends a request into one that is being closed."""
+
+MAX_HEAD_BYTES = 16 * 1024
+"""Of a request line and its headers; browsers send two KiB."""
+
+PING_S = 20
+"""How often a WebSocket is pinged, and how long it may take to answer."""
+
+_GONE_AFTER = [
+    (getattr(socket, name), value)
+    for name, value in (
+        ("TCP_KEEPIDLE", 30),  # seconds of silence until it is asked whether it is there,
+        ("TCP_KEEPINTVL", 10),  # between questions,
+        ("TCP_KEEPCNT", 3),  # and how many may stay without an answer
+        ("TCP_USER_TIMEOUT", 60_000),  # milliseconds that what was sent may stay unconfirmed
+    )
+    if hasattr(socket, name)
+]
+"""A connection whose other end is gone ends within a minute."""
+
+_SAFE = [("cache-control", "no-store"), ("x-content-type-options", "nosniff")]
+"""With every answer: how things stand now is nothing to keep, and JSON nothing to guess about."""
+
+_SAFE_TLS = [("strict-transport-security", "max-age=31536000")]
+
 DRAIN_S = 3
 """How long requests that are under way may take when the server stops."""
 
 
 def load_pipeline(name: str) -> Pipeline:
     """``module:attribute``. Raises ``InvalidInput``, naming what is wrong with it."""
+    return _load(name, Pipeline, "pipeline", "RUSHES_PIPELINES")
+
+
+def load_clip_steps(names: Sequence[str]) -> Sequence[AuthoredStep]:
+    """Each as ``module:attribute``. Raises as ``load_pipeline`` does."""
+    return [_load(name, AuthoredStep, "clip step", "RUSHES_CLIP_STEPS") for name in names]
+
+
+def _load(name: str, kind: type[T], what: str, setting: str) -> T:
     module_name, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
@@ -87,14 +149,12 @@ def load_pipeline(name: str) -> Pipeline:
         raise
     except Exception as error:
         raise InvalidInput(
-            f"pipeline {name!r} can't be loaded: {type(error).__name__}: {error}",
-            field="RUSHES_PIPELINES",
+            f"{what} {name!r} can't be loaded: {type(error).__name__}: {error}", field=setting
         ) from error
-    if not isinstance(found, Pipeline):
-        raise InvalidInput(
-            f"pipeline {name!r} is {type(found).__name__}, not a Pipeline",
-            field="RUSHES_PIPELINES",
-        )
+    if not isinstance(found, kind):
+        wanted = "a Pipeline" if kind is Pipeline else "a step made by @step()"
+        is_kind = type(found).__name__
+        raise InvalidInput(f"{what} {name!r} is {is_kind}, not {wanted}", field=setting)
     return found
 
 
@@ -145,6 +205,7 @@ class Container(containers.DeclarativeContainer):
     jobs = providers.Singleton(SqlJobs, database, executions, clock, ids)
     card_files = providers.Singleton(SqlCardFiles, database, executions)
     ledger = providers.Singleton(SqlLedger, database, executions)
+    tokens = providers.Singleton(SqlTokens, database, executions)
     report = providers.Singleton(Report, jobs, card_files, ledger)
 
     catalogue = providers.Singleton(
@@ -152,6 +213,8 @@ class Container(containers.DeclarativeContainer):
         settings,
         providers.Factory(
             sd_ingest,
+            clip_steps=providers.Callable(load_clip_steps, settings.provided.clip_steps),
+            executions=executions,
             cards=cards,
             card_files=card_files,
             jobs=jobs,
@@ -160,6 +223,7 @@ class Container(containers.DeclarativeContainer):
             library=providers.Factory(str, settings.provided.library),
             hash_names=settings.provided.hashes,
             verify_source=settings.provided.verify_source,
+            layout=settings.provided.layout,
             report=report,
             creator=providers.Callable(creator),
         ),
@@ -193,12 +257,17 @@ class Container(containers.DeclarativeContainer):
         library=providers.Factory(str, settings.provided.library),
         destinations=settings.provided.destinations,
     )
+    status = providers.Singleton(Status, executions=executions, progress=progress, hold=hold)
     chance = providers.Singleton(SystemChance)
     advance = providers.Singleton(
-        Advance, executions=executions, clock=clock, chance=chance, progress=progress
+        Advance,
+        executions=executions,
+        clock=clock,
+        chance=chance,
+        progress=progress,
+        status=status,
     )
-    retry = providers.Singleton(Retry, executions=executions, clock=clock)
-    status = providers.Singleton(Status, executions=executions, progress=progress, hold=hold)
+    retry = providers.Singleton(Retry, executions=executions, clock=clock, status=status)
     recovery = providers.Singleton(Recovery, executions=executions, clock=clock, hold=hold)
     retention = providers.Singleton(
         Retention, executions=executions, clock=clock, keep_days=settings.provided.keep_days
@@ -212,21 +281,39 @@ class Container(containers.DeclarativeContainer):
         threads=threads,
     )
     cancel = providers.Singleton(
-        Cancel, executions=executions, dispatcher=dispatcher, clock=clock, progress=progress
+        Cancel,
+        executions=executions,
+        dispatcher=dispatcher,
+        clock=clock,
+        progress=progress,
+        status=status,
     )
-    pause = providers.Singleton(Pause, executions=executions, clock=clock)
-    settle = providers.Singleton(Settle, executions=executions, clock=clock)
+    pause = providers.Singleton(Pause, executions=executions, clock=clock, status=status)
+    settle = providers.Singleton(Settle, executions=executions, clock=clock, status=status)
     claims = providers.Singleton(Claims, executions=executions, clock=clock, feed=feed, hold=hold)
     rerun = providers.Singleton(Rerun, executions=executions, clock=clock, ids=ids, hold=hold)
 
+    owner_key = providers.Object("")
+    access = providers.Singleton(
+        Access,
+        tokens=tokens,
+        clock=clock,
+        secrets=providers.Singleton(SystemSecrets),
+        threads=threads,
+        owner_key=owner_key,
+    )
+    audit = providers.Singleton(Audit, clock)
+    rates = providers.Singleton(Rates, settings.provided.rate, access, clock)
     hub = providers.Singleton(
         Hub,
         feed=feed,
         trigger=trigger,
         clock=clock,
+        access=access,
+        audit=audit,
         card_pipeline=settings.provided.card_pipeline,
     )
-    owner_key = providers.Object("")
+    command_key = providers.Object("")
     api = providers.Singleton(
         Api,
         trigger=trigger,
@@ -246,7 +333,8 @@ class Container(containers.DeclarativeContainer):
         card_files=card_files,
         report=report,
         threads=threads,
-        owner_key=owner_key,
+        access=access,
+        owner_key=command_key,
     )
     version = providers.Callable(metadata.version, "rushes")
     metrics = providers.Singleton(
@@ -280,6 +368,9 @@ class Container(containers.DeclarativeContainer):
         advance=advance,
         claims=claims,
         feed=feed,
+        access=access,
+        audit=audit,
+        rates=rates,
     )
 
 
@@ -304,6 +395,11 @@ async def running(container: Container, *, recover: bool = True) -> AsyncIterato
         dispatcher, runner = container.dispatcher(), container.runner()
         await executions.open(dispatcher, feed.publish)
         stack.push_async_callback(executions.close)
+        access = container.access()
+        await access.open()
+        _lock_for_others(access, settings)
+        stack.push_async_callback(access.save)
+        await stack.enter_async_context(_beside(access.run()))
         await feed.open()
         stack.callback(feed.close)
         dispatcher.open(runner, executions, container.clock())
@@ -319,6 +415,58 @@ async def running(container: Container, *, recover: bool = True) -> AsyncIterato
         yield
 
 
+def with_room(settings: Settings) -> Settings:
+    """Have the system let this process open as many files as its connections may take.
+
+    Fewer connections, where it doesn't: who copies cards must never lack a file for them.
+    """
+    others = GRPC_CONNECTIONS + BACKLOG + ENGINE_FILES
+    wanted = settings.connections + others
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft != unlimited and soft < wanted:
+        soft = wanted if hard == unlimited else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):  # macOS has a limit of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == unlimited or soft >= wanted:
+        return settings
+    connections = max(MIN_CONNECTIONS, soft - others)
+    log.warning(
+        "%d open files are too few for %d connections: %d are served at once (LimitNOFILE=%d)",
+        soft, settings.connections, connections, wanted,
+    )  # fmt: skip
+    return replace(settings, connections=connections)
+
+
+def _may_listen(settings: Settings) -> None:
+    """Raises ``InvalidInput`` if other machines would be served what anybody can read."""
+    if settings.beyond_loopback and settings.tls_certificate is None and not settings.insecure:
+        raise InvalidInput(
+            f"{settings.host} can be reached from other machines, and what they say could be read "
+            "on the way: set RUSHES_TLS_CERTIFICATE and RUSHES_TLS_KEY, or say --insecure "
+            "(RUSHES_INSECURE=yes) for a network that you trust; it takes a token, too "
+            "(rushes token new). By default only the loopback is listened on",
+            field="RUSHES_HOST",
+        )
+
+
+def _lock_for_others(access: Access, settings: Settings) -> None:
+    """Nobody comes in from elsewhere without a token, not even when the last is revoked.
+
+    Raises ``InvalidInput`` if there are none, before anything listens or is gone on with.
+    """
+    if not settings.beyond_loopback:
+        return
+    if not access.locked:
+        raise InvalidInput(
+            f"{settings.host} can be reached from other machines, and there is no token to tell "
+            "who may come in: make one first (rushes token new)",
+            field="RUSHES_HOST",
+        )
+    access.keep_locked()
+
+
 @contextlib.asynccontextmanager
 async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
     """Do the work on the side, until the end of the block."""
@@ -330,15 +478,19 @@ async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def web_app(container: Container) -> Guard:
-    """HTTP and WebSocket in one, behind the guard."""
+def web_routes(container: Container) -> Sequence[BaseRoute]:
+    """All of them, each behind the permission that it needs."""
+    return [
+        *with_needs([*container.api().routes(), *container.pages().routes()]),
+        *with_needs([WebSocketRoute("/ws", container.hub().connect)]),
+    ]
+
+
+def web_app(container: Container) -> ASGIApp:
+    """HTTP and WebSocket in one, behind the guard and the door."""
     settings = container.settings()
     app = Starlette(
-        routes=[
-            *container.api().routes(),
-            *container.pages().routes(),
-            WebSocketRoute("/ws", container.hub().connect),
-        ],
+        routes=web_routes(container),
         exception_handlers={
             RushesError: on_refusal,
             HTTPException: on_http_error,
@@ -349,16 +501,18 @@ def web_app(container: Container) -> Guard:
                 CORSMiddleware,
                 allow_origins=settings.origins,
                 allow_methods=["GET", "POST"],
-                allow_headers=["content-type", "idempotency-key", "last-event-id"],
-            )
+                allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id"],
+            ),
+            Middleware(Door, access=container.access()),
         ],
     )
-    return Guard(app, hosts=[settings.host], origins=settings.origins)
+    guarded = Guard(app, hosts=[settings.near_host, *settings.hosts], origins=settings.origins)
+    return Audited(Limits(guarded, container.rates()), container.audit())
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """http: a URL. grpc: host and port; empty where gRPC isn't served.
+    """http: a URL. grpc: host and port; empty where gRPC isn't served. tls: whether both speak it.
 
     held_at: since when the engine that is to be found there has been held, if it is.
     """
@@ -366,6 +520,7 @@ class Addresses:
     http: str
     grpc: str
     held_at: datetime | None
+    tls: bool = False
 
 
 class _HttpServer(uvicorn.Server):
@@ -390,11 +545,22 @@ class _HttpServer(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def _serving_http(container: Container, listener: socket.socket) -> AsyncIterator[None]:
+async def _serving_http(
+    container: Container, listener: socket.socket, identity: tls.Identity | None
+) -> AsyncIterator[None]:
+    settings = container.settings()
+    connections = Connections(settings.connections, context=identity.context if identity else None)
     server = _HttpServer(
         uvicorn.Config(
             web_app(container),
-            ws="websockets-sansio",
+            http=connections.http(H11Protocol),  # type: ignore[arg-type]
+            ws=connections.websocket(WebSocketProtocol),
+            headers=_SAFE + (_SAFE_TLS if identity else []),
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+            ws_ping_interval=PING_S,
+            ws_ping_timeout=PING_S,
             ws_max_size=MAX_FRAME_BYTES,
             ws_per_message_deflate=False,
             lifespan="off",
@@ -409,18 +575,20 @@ async def _serving_http(container: Container, listener: socket.socket) -> AsyncI
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     accepting = asyncio.create_task(server.accepting.wait())
     try:
-        await asyncio.wait({serving, accepting}, return_when=asyncio.FIRST_COMPLETED)
-        yield
+        async with _beside(connections.run()):
+            await asyncio.wait({serving, accepting}, return_when=asyncio.FIRST_COMPLETED)
+            yield
     finally:
         accepting.cancel()
+        connections.end_silent()
         server.should_exit = True
         await serving
 
 
 @contextlib.asynccontextmanager
-async def _serving_grpc(container: Container) -> AsyncIterator[str]:
+async def _serving_grpc(container: Container, identity: tls.Identity | None) -> AsyncIterator[str]:
     settings = container.settings()
-    port = await container.rpc().start(settings.host, settings.grpc_port)
+    port = await container.rpc().start(settings.host, settings.grpc_port, identity)
     try:
         yield address(settings.host, port)
     finally:
@@ -439,13 +607,19 @@ async def serve(
 ) -> int:
     """Serve until ``stop`` is set; how many handlers didn't end in time.
 
-    ``owner_key``: written into the lock file, for commands of the same user to show.
+    ``owner_key``: of the command that this server runs inside; who shows it may name a card
+        anywhere. Else one is made, which only says who asks. Either is written into the lock
+        file, for commands of the same user to show.
     ``watch``: for cards on this machine, as ``rushes detect`` would.
 
     Raises ``Unavailable`` if the database is held by another server, an address can't be
     had, or another detector is at work; ``InvalidInput`` for settings that make no sense together.
     """
+    _may_listen(settings)
     container = Container(settings=settings)
+    identity = _identity(settings, container.clock())
+    container.command_key.override(providers.Object(owner_key))
+    owner_key = owner_key or secrets.token_urlsafe(24)
     container.owner_key.override(providers.Object(owner_key))
     database = container.database()
     lock = DatabaseLock(database.path)
@@ -453,25 +627,41 @@ async def serve(
     try:
         with _listen(settings.host, settings.port) as listener:
             container.catalogue()  # what is wrong with a pipeline is said before anything runs
-            here = address(settings.host, listener.getsockname()[1])
+            port = listener.getsockname()[1]
+            here = address(settings.near_host, port)
+            secure = "s" if identity else ""
+            trust = None if identity is None else tls.trusting(identity.own)
             async with contextlib.AsyncExitStack() as stack:
                 detector = None
                 if watch:
                     own = detecting(
-                        settings, url=f"ws://{here}/ws", database=database.path, say=log.info
+                        settings,
+                        url=f"ws{secure}://{here}/ws",
+                        trust=trust,
+                        headers=lambda: {"x-rushes-key": owner_key},
+                        database=database.path,
+                        say=log.info,
                     )
                     detector = stack.enter_context(own)
                 await stack.enter_async_context(running(container, recover=recover))
                 await stack.enter_async_context(_beside(container.metrics().run()))
-                grpc_address = (
-                    await stack.enter_async_context(_serving_grpc(container)) if grpc else ""
-                )
-                await stack.enter_async_context(_serving_http(container, listener))
+                await stack.enter_async_context(_beside(container.audit().run()))
+                grpc_address = ""
+                if grpc:
+                    serving = _serving_grpc(container, identity)
+                    grpc_address = await stack.enter_async_context(serving)
+                await stack.enter_async_context(_serving_http(container, listener, identity))
                 held_at = container.hold().held_at
-                addresses = Addresses(f"http://{here}", grpc_address, held_at)
+                everywhere = f"http{secure}://{address(settings.host, port)}"
+                addresses = Addresses(everywhere, grpc_address, held_at, identity is not None)
                 if detector is not None:
                     await stack.enter_async_context(_beside(_watched(detector)))
-                lock.announce(addresses.http, addresses.grpc, owner_key)
+                lock.announce(
+                    f"http{secure}://{here}",
+                    addresses.grpc,
+                    owner_key,
+                    "" if identity is None else identity.own,
+                )
                 ready(addresses)
                 await stop.wait()
             return container.dispatcher().running
@@ -486,6 +676,17 @@ async def _watched(detector: Detector) -> None:
         log.exception("the detector has broken down: cards are not noticed any more")
 
 
+def _identity(settings: Settings, clock: Clock) -> tls.Identity | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return tls.identity(
+        settings.tls_certificate,
+        settings.tls_key,
+        settings.tls_client_ca,
+        now=clock.now().timestamp(),
+    )
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Named, so that asyncio sees TCP and sets TCP_NODELAY: an answer that follows two events
@@ -493,6 +694,12 @@ def _listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # What is accepted inherits this: who vanishes without a word is noticed.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _GONE_AFTER:
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
         listener.bind((host, port))
     except OSError as error:
         listener.close()

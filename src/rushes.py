@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rushes")
 
+DAMPED_S, DAMPED_LINES = 60.0, 10
+"""Enough to see what goes on."""
+
 FIND_SERVER_S = 15.0
 """How long a command waits for a server that is just starting to say where it listens."""
 
@@ -47,11 +50,20 @@ class Attachment:
     """
 
     def __init__(self, settings: Settings, *, recover: bool) -> None:
-        self._settings = replace(settings, port=0)
+        self._settings = replace(
+            settings,
+            host="127.0.0.1" if settings.beyond_loopback else settings.host,
+            port=0,
+            tls_certificate=None,
+            tls_key=None,
+            tls_client_ca=None,
+        )
         self._recover = recover
         self._own: _OwnServer | None = None
         self.url = ""
         self.key = ""
+        self.token = settings.token
+        self.certificate = ""
 
     def __enter__(self) -> Attachment:
         self.find()
@@ -85,12 +97,14 @@ class Attachment:
             holder = lock.holder()
             if holder is not None and holder.address:
                 self.url, self.key = holder.address, holder.key
+                self.certificate = holder.certificate
                 return
             if holder is None:
                 own = _OwnServer(self._settings, recover=self._recover)
                 try:
                     self.url = own.start()
                     self.key = own.key
+                    self.certificate = ""
                 except Unavailable:
                     if lock.holder() is None:
                         raise  # not that somebody else was quicker
@@ -214,6 +228,26 @@ class _OneLine(logging.Formatter):
         )
 
 
+class _Damped(logging.Filter):
+    """What clients can have a server's libraries say, again and again, fills no disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began = float("-inf")
+        self._said = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = time.monotonic()
+        if now - self._began >= DAMPED_S:
+            if self._said > DAMPED_LINES:
+                more = self._said - DAMPED_LINES
+                record.msg = f"{record.getMessage()} (and {more} more lines were left out)"
+                record.args = ()
+            self._began, self._said = now, 0
+        self._said += 1
+        return self._said <= DAMPED_LINES
+
+
 def _log_to_stderr(level: int) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -226,11 +260,16 @@ def _load_settings(flags: Mapping[str, str | None], config: Path | None) -> Sett
 
 
 def _serve(settings: Settings, say: Callable[[str], None]) -> None:
+    from bootstrap import with_room
+
     _log_to_stderr(logging.INFO)
+    for library in ("uvicorn.error", "asyncio"):
+        logging.getLogger(library).addFilter(_Damped())
+    settings = with_room(settings)
 
     def ready(addresses: Addresses) -> None:
         say(f"HTTP and WebSocket on {addresses.http}")
-        say(f"gRPC on {addresses.grpc}")
+        say(f"gRPC{' over TLS' if addresses.tls else ''} on {addresses.grpc}")
         if addresses.held_at is not None:
             say(f"Paused since {timestamp(addresses.held_at)}: rushes engine resume lets it go on")
 
@@ -242,17 +281,39 @@ def _serve(settings: Settings, say: Callable[[str], None]) -> None:
 
 def _detect(settings: Settings, once: bool, say: Callable[[str], None]) -> bool:
     """``rushes detect``: until SIGINT or SIGTERM, or just ``once``."""
+    from adapters import tls
     from adapters.detector.detector import detecting
 
-    url = settings.server
+    url, trust = settings.server, None
+    if url.startswith("wss:"):
+        trust = tls.trusting_authority(settings.tls_ca)
     if not url:
         if settings.port == 0:
             raise InvalidInput("which server? --server URL says it", field="RUSHES_SERVER")
-        url = f"ws://{address(settings.host, settings.port)}/ws"
+        scheme = "ws"
+        if settings.tls_certificate is not None:
+            scheme, trust = "wss", tls.trusting(tls.alone(settings.tls_certificate))
+        url = f"{scheme}://{address(settings.near_host, settings.port)}/ws"
     database = database_file(settings.database_url)
+    lock = DatabaseLock(database)
+
+    def own_key() -> dict[str, str]:
+        """To nobody but the server that has written it."""
+        holder = lock.holder()
+        own = "" if holder is None else f"ws{holder.address.removeprefix('http')}/ws"
+        if holder is None or url.replace("//localhost:", "//127.0.0.1:", 1) != own:
+            return {}
+        return {"x-rushes-key": holder.key}
 
     async def run() -> bool:
-        with detecting(settings, url=url, database=database, say=say) as detector:
+        with detecting(
+            settings,
+            url=url,
+            trust=trust,
+            headers=None if settings.token else own_key,
+            database=database,
+            say=say,
+        ) as detector:
             if once:
                 return await detector.once()
             working = asyncio.create_task(detector.run())

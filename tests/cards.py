@@ -51,6 +51,7 @@ class CardExample:
         for empty in self.folders:
             (folder / empty).mkdir(parents=True)
         written = {path: shot(f"{folder.name}/{path}", path, 400) for path in self.paths}
+        written |= {path: data for path, data in _INDEXES.items() if path in written}
         for path, data in written.items():
             put(folder / path, data)
         return {
@@ -58,6 +59,21 @@ class CardExample:
             for path, data in written.items()
             if self.loose.get(path) is not FileKind.JUNK
         }
+
+
+_INDEXES = {
+    # As cameras write it: no JSON that a parser would take.
+    "MISC/version.txt": b'{"info version":"2.0",\n"firmware version":"H23.01.02.32.00",\n}\n',
+    **{
+        f"{root}/MEDIAPRO.XML": b'<?xml version="1.0" encoding="UTF-8"?>\n'
+        b'<MediaProfile xmlns="http://xmlns.sony.net/pro/metadata/mediaprofile"><Contents>'
+        b'<Material uri="./CLIP/C0001.MP4" type="MP4"><Proxy uri="./SUB/C0001S03.MP4"/>'
+        b'<RelevantInfo uri="./CLIP/C0001M01.XML" type="XML"/></Material>'
+        b'<Material uri="./CLIP/C0007.MP4"/></Contents></MediaProfile>'
+        for root in ("M4ROOT", "PRIVATE/M4ROOT")
+    },
+}
+"""What cameras keep besides; the second is stale, and knows of a clip that was deleted."""
 
 
 def gopro() -> CardExample:
@@ -267,6 +283,21 @@ def canon() -> CardExample:
     )
 
 
+def rolled_over() -> CardExample:
+    """The counter went from 9999 to 1 in one folder, and was set back in the next."""
+    one, two = "DCIM/100CANON", "DCIM/101CANON"
+    return CardExample(
+        (Layout.CANON,),
+        (
+            Take((f"{one}/MVI_0001.MP4",), thumbnails=(f"{one}/MVI_0001.THM",)),
+            Take((f"{one}/MVI_9998.MP4",), thumbnails=(f"{one}/MVI_9998.THM",)),
+            Take((f"{one}/MVI_9999.MP4",), thumbnails=(f"{one}/MVI_9999.THM",)),
+            Take((f"{two}/MVI_0001.MP4",), thumbnails=(f"{two}/MVI_0001.THM",)),
+            Take((f"{two}/MVI_9999.MP4",)),
+        ),
+    )
+
+
 def canon_cinema() -> CardExample:
     folder = "CONTENTS/CLIPS001"
     long, short = "A_0001C001X250101_120000AB_CANON", "A_0001C002X250101_121000CD_CANON"
@@ -392,6 +423,7 @@ EXAMPLES = (
     p2,
     avchd,
     canon,
+    rolled_over,
     canon_cinema,
     canon_xf,
     red,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from adapters.persistence.database import Database
-from benchmarks import scale
+from benchmarks import scale, surfaces
 from benchmarks.engine import CHAIN, container_on, run_through
 from bootstrap import running
 
@@ -73,3 +73,40 @@ def test_what_a_killed_process_held_is_done_by_its_successor(tmp_path: Path) -> 
     held.close()
     measured = asyncio.run(scale.start_again(database, COUNT))
     assert set(measured) == {"ready", "first", "done"}
+
+
+def test_who_asks_the_surfaces_counts_whole_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(surfaces, "SECONDS", 0.05)
+    monkeypatch.setattr(surfaces, "WARM_S", 0.0)
+    monkeypatch.setattr(surfaces, "CONNECTIONS", 2)
+    with surfaces.a_process("bare") as server:
+        at = server.read()
+        server.ask(answer=[7] * 1_000)
+        by_http = surfaces.ask_http(at["http"], "/api/pipeline/x")
+        assert by_http["answers"] > 0
+        assert by_http["size"] > len('{"status":"ok","reference":"x"}')
+        with pytest.raises(RuntimeError, match="no answer"):
+            surfaces.ask_http(at["http"], "/elsewhere")
+        took = surfaces.ask_http_at_times(at["http"], "/api/pipeline/x", 0.1)["took"]
+        assert len(took) == 0.1 * surfaces.ASKED_PER_S
+        by_grpc = surfaces.ask_grpc(at["grpc"], "/bare.Bare/Get", "0a01")
+        assert by_grpc["size"] == 1_000 + surfaces.GRPC_PREFIX_BYTES
+        with pytest.raises(RuntimeError, match="sizes"):
+            surfaces.ask_grpc(at["grpc"], "/bare.Bare/Elsewhere", "0a01")
+        with surfaces.a_process("frontends", at["http"], COUNT) as frontends:
+            assert frontends.read() == {"connected": COUNT}
+            began = server.ask(tell=[10, 100])["began"]
+            found = frontends.read()
+        assert found["ended"] > began
+        assert found["size"] == COUNT * 10 * (100 + 2)  # a frame's head has two bytes
+
+
+async def test_a_large_execution_is_done_to_its_end(tmp_path: Path) -> None:
+    measured = await scale.large(tmp_path / "large.db", COUNT, 2, 10)
+    assert set(measured) == {"seconds", "step", "step_cpu"}
+    connection = sqlite3.connect(tmp_path / "large.db")
+    done = "SELECT count(*) FROM pipeline_step WHERE step_name = 'work' AND status = 'completed'"
+    assert connection.execute(done).fetchone() == (COUNT,)
+    connection.close()

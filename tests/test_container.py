@@ -114,6 +114,39 @@ def test_a_pipeline_that_can_t_be_loaded_is_named(name: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("no_such_module:step", "No module named 'no_such_module'"),
+        ("tests.e2e.clips:nothing", "has no attribute 'nothing'"),
+        ("tests.e2e.pipelines:gate", "is Pipeline, not a step made by @step()"),
+    ],
+)
+def test_a_step_for_clips_that_can_t_be_loaded_is_named(
+    tmp_path: Path, name: str, says: str
+) -> None:
+    with pytest.raises(InvalidInput, match="clip step") as refused:
+        Container(settings=settings(tmp_path, clip_steps=name)).catalogue()
+    assert name in str(refused.value)
+    assert says in str(refused.value)
+    assert refused.value.field == "RUSHES_CLIP_STEPS"
+
+
+def test_steps_for_clips_are_families_that_nothing_but_the_end_waits_for(tmp_path: Path) -> None:
+    names = "examples.checksums:checksums,tests.e2e.clips:picky"
+    container = Container(settings=settings(tmp_path, clip_steps=names))
+    definition = container.catalogue().get("sd_ingest").definition
+    specs = {spec.name: spec for spec in definition.steps}
+    assert specs["copy_files"].spawns == ("checksums", "picky")
+    assert [(specs[n].dynamic, specs[n].required) for n in ("checksums", "picky")] == (
+        [(True, False)] * 2
+    )
+    waiting = [n for n, spec in specs.items() if "picky:*" in (*spec.depends_on, *spec.after)]
+    assert waiting == ["check_clips"]
+    assert specs["check_clips"].required
+    assert specs["check_clips"].after == ("checksums:*", "picky:*", "verdict", "write_report")
+
+
+@pytest.mark.parametrize(
     ("flags", "says"),
     [
         ({"card_pipeline": "no_such"}, "no_such"),

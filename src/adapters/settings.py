@@ -11,7 +11,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import platformdirs
 
 from domain.errors import InvalidInput
 from domain.footage import HASH_NAMES
+from domain.places import DEFAULT_LAYOUT, Template
 
 DEFAULT_POOLS = {"default": 32, "card": 4, "copy": 2}
 """Ordinary steps mostly wait; scans and copies compete for readers and disks."""
@@ -28,6 +29,12 @@ DEFAULT_POOLS = {"default": 32, "card": 4, "copy": 2}
 
 MAX_DESTINATIONS = 3
 """Beside the library. Each holds a batch of files open, and has threads and buffers."""
+
+DEFAULT_RATE = 500
+"""Requests a second from one address. A busy frontend asks for ten, a house of workers for 100."""
+
+DEFAULT_CONNECTIONS = 4_000
+"""Of HTTP at once, each with some 40 KB: many times the frontends that a house has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +46,24 @@ class Settings:
     destinations: further folders where all of it goes as well.
     hashes: what footage is hashed by while it is read; by the first copies are compared.
     verify_source: whether every file is read from the card a second time.
+    layout: the folders that footage goes into, below the library and the destinations.
     card_roots: folders strictly below which cards are mounted.
     card_pipeline: the pipeline that an inserted card starts.
     pipelines: further pipelines, each as ``module:attribute``.
+    clip_steps: what ``sd_ingest`` does with each clip, each step as ``module:attribute``.
     pools: how many steps may run at once in each pool.
     origins: web pages elsewhere (``http://localhost:5173``) that may use the server.
+    hosts: further names by which clients call this server.
+    tls_certificate, tls_key: PEM files; with them HTTP and gRPC are served over TLS alone.
+    tls_client_ca: PEM file of the authority whose certificates gRPC clients must show.
+    tls_ca: PEM file of the authority that a client trusts, instead of the system's.
+    insecure: whether other machines may be served without TLS.
+    rate: requests a second from one address, once there are tokens; 0: any number.
+    connections: of HTTP at once.
     stop_grace_s: how long running handlers have to come to an end when Rushes stops.
     abandon_after_s: how long a handler keeps its slot that doesn't end when it is told to.
     keep_days: how long an execution is kept after its last change; 0: for ever.
+    token: what a client shows to be let in; empty: nothing.
     server: whom a detector tells of cards, as a URL; empty: the one at host and port.
     watch: whether the server watches for cards itself.
     watch_roots: folders strictly below which a detector takes every mount for a card.
@@ -62,14 +79,25 @@ class Settings:
     destinations: tuple[str, ...]
     hashes: tuple[str, ...]
     verify_source: bool
+    layout: str
     card_roots: tuple[str, ...]
     card_pipeline: str
     pipelines: tuple[str, ...]
+    clip_steps: tuple[str, ...]
     pools: Mapping[str, int]
     origins: tuple[str, ...]
+    hosts: tuple[str, ...]
+    tls_certificate: Path | None
+    tls_key: Path | None
+    tls_client_ca: Path | None
+    tls_ca: Path | None
+    insecure: bool
+    rate: int
+    connections: int
     stop_grace_s: float
     abandon_after_s: float
     keep_days: float
+    token: str = field(repr=False)
     server: str
     watch: bool
     watch_roots: tuple[str, ...]
@@ -85,7 +113,7 @@ class Settings:
         """Raises ``InvalidInput``, naming the setting and where it came from."""
         file = _read_file(config)
         values: dict[str, Any] = {}
-        for name in (field.name for field in fields(cls)):
+        for name in (each.name for each in fields(cls)):
             variable = f"RUSHES_{name.upper()}"
             if flags.get(name) is not None:
                 source, raw = f"--{name.replace('_', '-')}", flags[name]
@@ -100,7 +128,28 @@ class Settings:
                 values[name] = _PARSERS[name](raw)
             except ValueError as error:
                 raise InvalidInput(f"{source}: {error}", field=variable) from None
+        if (values["tls_certificate"] is None) != (values["tls_key"] is None):
+            missing = "RUSHES_TLS_" + ("KEY" if values["tls_key"] is None else "CERTIFICATE")
+            raise InvalidInput(
+                f"{missing} is missing: a certificate and its key go together", field=missing
+            )
+        if values["tls_client_ca"] is not None and values["tls_certificate"] is None:
+            raise InvalidInput(
+                "RUSHES_TLS_CLIENT_CA asks clients for certificates, and without "
+                "RUSHES_TLS_CERTIFICATE there is no TLS to show them in",
+                field="RUSHES_TLS_CLIENT_CA",
+            )
         return cls(**values)
+
+    @property
+    def beyond_loopback(self) -> bool:
+        """Whether other machines can reach what listens at ``host``."""
+        return not ipaddress.ip_address(self.host).is_loopback
+
+    @property
+    def near_host(self) -> str:
+        """Where a client on this machine finds what listens at ``host``."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
 
 
 def address(host: str, port: int) -> str:
@@ -120,7 +169,7 @@ def _read_file(named: Path | None) -> Mapping[str, Any]:
         raise InvalidInput(
             f"the settings file {path} can't be read: {error}", field="--config"
         ) from None
-    known = {field.name for field in fields(Settings)}
+    known = {each.name for each in fields(Settings)}
     for name in content:
         if name not in known:
             raise InvalidInput(
@@ -165,24 +214,54 @@ def _default(name: str) -> str:
             return "sd_ingest"
         case "hashes":
             return "xxh64"
+        case "layout":
+            return DEFAULT_LAYOUT
+        case "rate":
+            return str(DEFAULT_RATE)
+        case "connections":
+            return str(DEFAULT_CONNECTIONS)
         case _:
             return ""
 
 
 def _host(text: str) -> str:
-    """Only this machine: there are no tokens that could lock a door to the network."""
+    """An address of this machine. Who may be let in from elsewhere is said at ``serve``."""
     if text == "localhost":
         return "127.0.0.1"
     try:
-        loopback = ipaddress.ip_address(text).is_loopback
+        return str(ipaddress.ip_address(text))
     except ValueError:
-        loopback = False
-    if not loopback:
         raise ValueError(
-            f"{text!r} can be reached from other machines, and this version has no tokens "
-            "to tell who may: it listens on the loopback only (127.0.0.1 or ::1)"
-        )
-    return text
+            f"{text!r} is no address: 127.0.0.1 or ::1 for this machine alone, 0.0.0.0 or :: "
+            "for all that reach it, or one of its own"
+        ) from None
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    for name in names:
+        try:
+            alone = urlsplit(f"//{name}").hostname == name.strip("[]")
+        except ValueError:
+            alone = False
+        if not alone or "*" in name or not name.isascii():
+            raise ValueError(f"{name!r} must be a name alone, such as rushes.studio.lan")
+    return tuple(name.strip("[]") for name in names)
+
+
+def _file(text: str) -> Path | None:
+    if not text:
+        return None
+    path = Path(text).expanduser()
+    if not path.is_absolute():
+        raise ValueError(f"{text!r} must be an absolute path")
+    return path
+
+
+def _count(text: str, least: int, most: int) -> int:
+    if text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most:
+        return int(text)
+    raise ValueError(f"{text!r} is no whole number from {least} to {most}")
 
 
 def _port(text: str) -> int:
@@ -235,6 +314,11 @@ def _hashes(text: str) -> tuple[str, ...]:
     return names
 
 
+def _layout(text: str) -> str:
+    Template.parse(text)
+    return text
+
+
 def _server(text: str) -> str:
     """The address of its WebSocket."""
     if not text:
@@ -248,6 +332,14 @@ def _server(text: str) -> str:
     return f"{scheme}://{parts.netloc}/ws"
 
 
+def _token(text: str) -> str:
+    """It goes into a header, and never into what is said of it."""
+    token = text.strip()
+    if not all("!" <= c <= "~" for c in token):
+        raise ValueError("it is no token: those have no spaces, and only ASCII in them")
+    return token
+
+
 def _yes_or_no(text: str) -> bool:
     if text.lower() in ("yes", "true", "on", "1"):
         return True
@@ -256,7 +348,7 @@ def _yes_or_no(text: str) -> bool:
     raise ValueError(f"{text!r} is neither yes nor no")
 
 
-def _pipelines(text: str) -> tuple[str, ...]:
+def _named(text: str) -> tuple[str, ...]:
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     for name in names:
         module, _, attribute = name.partition(":")
@@ -317,14 +409,25 @@ _PARSERS: Mapping[str, Callable[[str], object]] = {
     "destinations": _destinations,
     "hashes": _hashes,
     "verify_source": _yes_or_no,
+    "layout": _layout,
     "card_roots": _card_roots,
     "card_pipeline": _word,
-    "pipelines": _pipelines,
+    "pipelines": _named,
+    "clip_steps": _named,
     "pools": _pools,
     "origins": _origins,
+    "hosts": _hosts,
+    "tls_certificate": _file,
+    "tls_key": _file,
+    "tls_client_ca": _file,
+    "tls_ca": _file,
+    "insecure": _yes_or_no,
+    "rate": partial(_count, least=0, most=1_000_000),
+    "connections": partial(_count, least=10, most=100_000),
     "stop_grace_s": _seconds,
     "abandon_after_s": partial(_seconds, least=0.1),
     "keep_days": _days,
+    "token": _token,
     "server": _server,
     "watch": _yes_or_no,
     "watch_roots": _folders,

@@ -41,6 +41,7 @@ STATUS: dict[type[errors.RushesError], Status] = {
         "pipeline_not_found", HTTPStatus.NOT_FOUND, StatusCode.NOT_FOUND
     ),
     errors.JobNotFound: Status("job_not_found", HTTPStatus.NOT_FOUND, StatusCode.NOT_FOUND),
+    errors.TokenNotFound: Status("token_not_found", HTTPStatus.NOT_FOUND, StatusCode.NOT_FOUND),
     errors.Conflict: Status("conflict", HTTPStatus.CONFLICT, StatusCode.FAILED_PRECONDITION),
     errors.IllegalTransition: Status(
         "illegal_transition", HTTPStatus.CONFLICT, StatusCode.FAILED_PRECONDITION
@@ -53,7 +54,16 @@ STATUS: dict[type[errors.RushesError], Status] = {
     errors.NotExternal: Status("not_external", HTTPStatus.CONFLICT, StatusCode.FAILED_PRECONDITION),
     errors.StaleExecution: Status("stale_execution", HTTPStatus.CONFLICT, StatusCode.ABORTED),
     errors.FactsGone: Status("events_gone", HTTPStatus.GONE, StatusCode.OUT_OF_RANGE),
+    errors.Unauthenticated: Status(
+        "unauthenticated", HTTPStatus.UNAUTHORIZED, StatusCode.UNAUTHENTICATED
+    ),
     errors.Forbidden: Status("forbidden", HTTPStatus.FORBIDDEN, StatusCode.PERMISSION_DENIED),
+    errors.NotPermitted: Status(
+        "not_permitted", HTTPStatus.FORBIDDEN, StatusCode.PERMISSION_DENIED
+    ),
+    errors.TooManyRequests: Status(
+        "too_many_requests", HTTPStatus.TOO_MANY_REQUESTS, StatusCode.RESOURCE_EXHAUSTED
+    ),
     errors.Unavailable: Status(
         "unavailable", HTTPStatus.SERVICE_UNAVAILABLE, StatusCode.UNAVAILABLE
     ),

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import re
+import secrets
 import stat
 import threading
 import time
@@ -37,6 +38,11 @@ class SystemClock:
 class SystemChance:
     def fraction(self) -> float:
         return random.random()  # noqa: S311 - pauses, no secrets
+
+
+class SystemSecrets:
+    def new(self) -> str:
+        return secrets.token_urlsafe(32)
 
 
 class Uuid7:

@@ -8,11 +8,15 @@ from typing import Any
 
 from application.json_values import json_object
 from application.ports import AttemptRef, Chance, Change, Clock, Executions, Started
-from application.progress import ProgressBoard
+from application.progress import MAX_DETAIL_BYTES, ProgressBoard
+from application.status import Status
 from application.views import ExecutionView
 from domain.errors import AttemptOver, InvalidInput
 from domain.events import timestamp
 from domain.execution import Execution
+
+MAX_PARAMS_BYTES = 64 * 1024
+"""Of one spawned step, as JSON; ``domain/execution.py`` says how much all may have."""
 
 MAX_ERROR = 2_000
 """Characters of a step's error that are kept; the rest belongs in a log."""
@@ -39,12 +43,19 @@ class Advance:
     """
 
     def __init__(
-        self, *, executions: Executions, clock: Clock, chance: Chance, progress: ProgressBoard
+        self,
+        *,
+        executions: Executions,
+        clock: Clock,
+        chance: Chance,
+        progress: ProgressBoard,
+        status: Status,
     ) -> None:
         self._executions = executions
         self._clock = clock
         self._chance = chance
         self._progress = progress
+        self._status = status
 
     async def complete(
         self,
@@ -88,6 +99,12 @@ class Advance:
             ref.execution_id, lambda execution: execution.release(ref.step_key, ref.attempt, at=now)
         )
 
+    async def is_paused(self, ref: AttemptRef) -> bool:
+        """Whether its execution, or the engine, is paused. Raises ``ExecutionNotFound``."""
+        if (await self._executions.get(ref.execution_id)).paused_at is not None:
+            return True
+        return await self._executions.held_at() is not None
+
     async def spawn(
         self,
         ref: AttemptRef,
@@ -102,7 +119,7 @@ class Advance:
 
         Raises ``AttemptOver``, and ``InvalidInput`` for what can't be spawned.
         """
-        given = json_object(params, "params")
+        given = json_object(params, "params", limit_bytes=MAX_PARAMS_BYTES)
         now = self._clock.now()
 
         def change(execution: Execution) -> None:
@@ -212,7 +229,7 @@ class Advance:
         An attempt that is over is answered, not refused: there is nothing left to do.
         """
         fraction = None if progress is None else _fraction(progress)
-        told = {} if detail is None else json_object(detail, "detail")
+        told = {} if detail is None else json_object(detail, "detail", limit_bytes=MAX_DETAIL_BYTES)
         left = None if checkpoint is None else json_object(checkpoint, "checkpoint")
         now = self._clock.now()
         found = await self._executions.get(reference)
@@ -247,7 +264,7 @@ class Advance:
         assert found.id is not None
         updated = await self._executions.update(found.id, change)
         self._progress.end(AttemptRef(found.id, step_key, attempt))
-        return ExecutionView.of(updated, self._progress.of(found.id))
+        return self._status.view(updated)
 
 
 def _fraction(progress: float) -> float:

@@ -24,7 +24,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from application.json_values import json_object
 from application.ports import AttemptRef
@@ -63,6 +63,9 @@ class PermanentError(StepError):
 MAX_ANNOUNCED = 20
 """Words of an attempt's own; progress is what is said often."""
 
+MAX_ANNOUNCED_BYTES = 64 * 1024
+"""Of one of them, as JSON: every follower gets it, and the log keeps it."""
+
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,29}:[a-z][a-z0-9_]{0,29}")
 _OWN_WORDS = frozenset({"pipeline", "hub", "detector"})
 _OWN_FIELDS = frozenset({"execution_id", "message_id", "step_name", "step_key", "attempt"})
@@ -83,6 +86,12 @@ class Reports(Protocol):
     def beat(self) -> None: ...
 
     def told(self) -> bool: ...
+
+    def paused(self) -> bool: ...
+
+    def rest(self) -> None: ...
+
+    def give_back(self) -> None: ...
 
     def wait(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None: ...
 
@@ -164,7 +173,7 @@ class StepContext:
         for ``data`` that is no JSON object or names what every event has by itself, and
         beyond ``MAX_ANNOUNCED``.
         """
-        given = json_object(data, f"what is announced as {word!r}")
+        given = json_object(data, f"what is announced as {word!r}", limit_bytes=MAX_ANNOUNCED_BYTES)
         if not _WORD.fullmatch(word) or word.partition(":")[0] in _OWN_WORDS:
             raise InvalidInput(f"{word!r} can't be announced: it is no word of a step's own")
         taken = given.keys() & _OWN_FIELDS
@@ -186,6 +195,33 @@ class StepContext:
         """
         if self._reports.told():
             raise Interrupted
+
+    @property
+    def paused(self) -> bool:
+        """Whether the execution, or the whole engine, is paused, as of half a second ago.
+
+        A pause lets steps that run go on to their end. One that takes long may stand still
+        instead: ``while context.paused: context.rest()``, as often as ``check`` is called.
+        For blocking handlers.
+        """
+        return self._reports.paused()
+
+    def rest(self) -> None:
+        """Do nothing for a moment; its lease is renewed. Raises ``Interrupted`` as ``check`` does.
+
+        The time that a step may take (``run_timeout_s``) goes on.
+        """
+        self._reports.rest()
+        self.check()
+
+    def give_back(self) -> NoReturn:
+        """End a paused attempt here: another one begins when the pause is over.
+
+        That is no failure. For who can't stand still any longer, since what it works on has
+        gone, say. Raises ``Interrupted``.
+        """
+        self._reports.give_back()
+        raise Interrupted
 
     def heartbeat(self, checkpoint: Mapping[str, Any] | None = None) -> None:
         """Renew the step's lease. ``checkpoint`` is stored, for the attempt after this one.
@@ -332,8 +368,19 @@ class Pipeline:
     Raises ``InvalidDefinition``, naming the culprit, if it could never run.
     """
 
-    def __init__(self, type: str, steps: Sequence[AuthoredStep], *, card: bool = False) -> None:
-        """``card``: it is triggered with an ``sd_path``, and works on that card."""
+    def __init__(
+        self,
+        type: str,
+        steps: Sequence[AuthoredStep],
+        *,
+        card: bool = False,
+        check: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> None:
+        """``card``: it is triggered with an ``sd_path``, and works on that card.
+
+        ``check``: asked about a trigger's data before there is an execution; it raises
+        ``InvalidInput`` for what could never be done. It may block.
+        """
         for each in steps:
             if not isinstance(each, AuthoredStep):
                 raise InvalidDefinition(
@@ -341,6 +388,7 @@ class Pipeline:
                 )
         self.definition = PipelineDefinition(type, tuple(each.spec for each in steps))
         self.card = card
+        self.check = check
         self._handlers = {each.spec.name: each.handler for each in steps}
 
     @property

@@ -17,10 +17,10 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from application.ports import Clock, Executions
-from domain.errors import FactsGone
+from domain.errors import ExecutionNotFound, FactsGone
 from domain.events import RecordedFact
 
 TAIL = 4_096
@@ -43,27 +43,33 @@ class StepProgress:
 
 Message = RecordedFact | StepProgress
 
+E = TypeVar("E", str, bytes)
+
 
 class Entry:
     """A message in the feed.
 
     published_at: the clock's monotonic seconds when it was let out; None if it
         comes from the log, and its age says nothing about the follower.
+    position: its place in the tail, which counts on for ever; None if it comes from the log.
     """
 
-    __slots__ = ("_encoded", "message", "published_at")
+    __slots__ = ("_encoded", "message", "position", "published_at")
 
-    def __init__(self, message: Message, published_at: float | None) -> None:
+    def __init__(
+        self, message: Message, published_at: float | None, position: int | None = None
+    ) -> None:
         self.message = message
         self.published_at = published_at
-        self._encoded: dict[Callable[[Message], str], str] = {}
+        self.position = position
+        self._encoded: dict[Callable[[Message], Any], Any] = {}
 
-    def encoded(self, encode: Callable[[Message], str]) -> str:
+    def encoded(self, encode: Callable[[Message], E]) -> E:
         """The message as ``encode`` writes it, made once for all followers that use it."""
-        text = self._encoded.get(encode)
-        if text is None:
-            text = self._encoded[encode] = encode(self.message)
-        return text
+        made: E | None = self._encoded.get(encode)
+        if made is None:
+            made = self._encoded[encode] = encode(self.message)
+        return made
 
 
 class Feed:
@@ -96,20 +102,29 @@ class Feed:
         return self._last
 
     @property
+    def end(self) -> int:
+        """The position that the next message will have."""
+        return self._end
+
+    @property
     def followers(self) -> int:
         """How many follow at present."""
         return self._followers
+
+    def count(self, followers: int) -> None:
+        """So many more (below zero: fewer) are told of what somebody has by ``tail``."""
+        self._followers += followers
 
     def publish(self, facts: Iterable[RecordedFact]) -> None:
         """Let committed facts out; in the order of their ids."""
         now = self._clock.monotonic()
         for fact in facts:
-            self._append(Entry(fact, now))
+            self._append(Entry(fact, now, self._end))
             self._last = fact.id
         self._wake()
 
     def tell(self, progress: StepProgress) -> None:
-        self._append(Entry(progress, self._clock.monotonic()))
+        self._append(Entry(progress, self._clock.monotonic(), self._end))
         self._wake()
 
     async def oldest(self) -> int:
@@ -127,10 +142,29 @@ class Feed:
         if not oldest <= since <= max(last, self._last):
             raise FactsGone(since, oldest, last)
 
+    async def tail(self, position: int, limit: int) -> Sequence[Entry]:
+        """What the tail holds from ``position`` on, at most ``limit``, once there is anything.
+
+        Nothing at ``close``, or if the tail begins later: what is missed there is in the log.
+        """
+        while not self._closed and position == self._end:
+            await self._grown.wait()
+        first = position - (self._end - len(self._tail))
+        if self._closed or first < 0:
+            return ()
+        return [self._tail[index] for index in range(first, min(first + limit, len(self._tail)))]
+
     async def follow(
-        self, since: int | None = None, execution_id: int | None = None
+        self,
+        since: int | None = None,
+        execution_id: int | None = None,
+        *,
+        position: int | None = None,
     ) -> AsyncGenerator[Entry, None]:
         """Everything after ``since`` (None: from now on), as it comes, until ``close``.
+
+        ``position``: who has had the tail up to there goes on in it, as far as it still
+        reaches back; ``since`` is then the newest fact among what they have had.
 
         Raises ``FactsGone`` if ``since`` is no place in the log, or if what follows is
         forgotten before the follower has come to it.
@@ -138,11 +172,10 @@ class Feed:
         # "From now on" is the moment of the call that is awaited first, so a caller
         # who needs a certain place reads ``last_id`` and passes that.
         cursor = self._last if since is None else since
-        if since is not None:
+        if since is not None and position is None:
             await self.check(since, execution_id)
         self._followers += 1
         try:
-            position: int | None = None
             while not self._closed:
                 if position is None:
                     position = self._enter(cursor)
@@ -154,6 +187,9 @@ class Feed:
                         yield Entry(fact, None)
                     if len(page) < PAGE:
                         cursor = max(cursor, bound)
+                        if execution_id is not None and not await self._has(execution_id):
+                            # What was read may be less than there was, and no more will come.
+                            raise FactsGone(cursor, *await self._executions.fact_bounds())
                     continue
                 entry = self._at(position)
                 if entry is None:
@@ -180,6 +216,16 @@ class Feed:
         """A page of the log. Raises ``FactsGone`` if ``since`` is no place in it."""
         await self.check(since, execution_id)
         return await self._executions.facts(since, limit, execution_id)
+
+    async def _has(self, execution_id: int) -> bool:
+        """Whether the execution isn't forgotten; one that has begun is told by its first fact."""
+        if await self._executions.facts(0, 1, execution_id):
+            return True
+        try:
+            await self._executions.get(execution_id)
+        except ExecutionNotFound:
+            return False
+        return True
 
     def _append(self, entry: Entry) -> None:
         if len(self._tail) == TAIL:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from domain.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from _collections_abc import dict_items, dict_values
 
 MAX_OBJECT_BYTES = 1024 * 1024
 """Execution data tells steps what they need of each other; inventories belong in tables."""
@@ -21,11 +24,11 @@ MAX_DEPTH = 100
 """How many objects and lists may stand in each other: copying and comparing are recursive."""
 
 
-def json_object(value: object, what: str) -> dict[str, Any]:
+def json_object(value: object, what: str, *, limit_bytes: int = MAX_OBJECT_BYTES) -> dict[str, Any]:
     """A copy of ``value`` as a JSON object.
 
     Raises ``InvalidInput``, naming ``what``, unless it is a mapping with text keys of
-    what JSON (RFC 8259) knows, in valid Unicode, of at most ``MAX_OBJECT_BYTES``.
+    what JSON (RFC 8259) knows, in valid Unicode, of at most ``limit_bytes``.
     """
     if not isinstance(value, Mapping):
         raise InvalidInput(f"{what} must be an object, not {_kind(value)}", field=what)
@@ -38,9 +41,9 @@ def json_object(value: object, what: str) -> dict[str, Any]:
         raise InvalidInput(f"{what} holds text that is not valid Unicode", field=what) from None
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"{what} can't be written as JSON: {error}", field=what) from None
-    if len(text) > MAX_OBJECT_BYTES:
+    if len(text) > limit_bytes:
         raise InvalidInput(
-            f"{what} has {len(text)} bytes as JSON, more than {MAX_OBJECT_BYTES}", field=what
+            f"{what} has {len(text)} bytes as JSON, more than {limit_bytes}", field=what
         )
     copied: dict[str, Any] = json.loads(text)
     return copied
@@ -66,6 +69,77 @@ def json_copy(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [json_copy(each) for each in value]
     return value
+
+
+class Snapshot(dict[str, Any]):
+    """A deep copy of a JSON object, made as far as somebody looks: value by value.
+
+    Thousands of handlers may be given data that has the outputs of thousands, and read
+    three names of it. Until it is looked at, a value is the original's own.
+    """
+
+    __slots__ = ("_shared",)
+
+    def __init__(self, original: Mapping[str, Any]) -> None:
+        super().__init__(original)
+        self._shared = {
+            name for name, value in original.items() if isinstance(value, Mapping | list | tuple)
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        if name in self._shared:
+            value = json_copy(value)
+            self[name] = value
+        return value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name, value)
+        self._shared.discard(name)
+
+    def __iter__(self) -> Iterator[str]:
+        # There, so that ``{**data}`` and ``dict(data)`` come to ask for the values, too.
+        return super().__iter__()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        if name not in self:
+            return default
+        return self[name]
+
+    def pop(self, name: str, *default: Any) -> Any:
+        if name in self:
+            self[name]
+        return super().pop(name, *default)
+
+    def popitem(self) -> tuple[str, Any]:
+        self._copy_all()
+        return super().popitem()
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        if name in self:
+            return self[name]
+        return super().setdefault(name, default)
+
+    def values(self) -> dict_values[str, Any]:
+        self._copy_all()
+        return super().values()
+
+    def items(self) -> dict_items[str, Any]:
+        self._copy_all()
+        return super().items()
+
+    def copy(self) -> dict[str, Any]:
+        return dict(self)
+
+    def __or__(self, other: Any) -> Any:
+        return dict(self) | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | dict(self)
+
+    def _copy_all(self) -> None:
+        for name in tuple(self._shared):
+            self[name]
 
 
 def contents_hash(*parts: object) -> str:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from application.ports import Clock, Executions
+from application.status import Status
 from application.views import ExecutionView
 
 
 class Pause:
     """Both raise ``ExecutionNotFound``, and ``IllegalTransition`` once it has ended."""
 
-    def __init__(self, *, executions: Executions, clock: Clock) -> None:
+    def __init__(self, *, executions: Executions, clock: Clock, status: Status) -> None:
         self._executions = executions
         self._clock = clock
+        self._status = status
 
     async def pause(self, reference: str | int) -> ExecutionView:
-        """Nothing more of it starts; what runs goes on to its end."""
+        """Nothing more of it starts; what runs goes on to its end, or stands still by itself."""
         now = self._clock.now()
         found = await self._executions.get(reference)
         assert found.id is not None
-        return ExecutionView.of(await self._executions.update(found.id, lambda e: e.pause(at=now)))
+        updated = await self._executions.update(found.id, lambda e: e.pause(at=now))
+        return self._status.view(updated)
 
     async def resume(self, reference: str | int) -> ExecutionView:
         now = self._clock.now()
         found = await self._executions.get(reference)
         assert found.id is not None
-        return ExecutionView.of(await self._executions.update(found.id, lambda e: e.resume(at=now)))
+        updated = await self._executions.update(found.id, lambda e: e.resume(at=now))
+        return self._status.view(updated)

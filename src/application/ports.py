@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
+from domain.access import Role, Token
 from domain.events import RecordedFact
 from domain.execution import Execution, ExecutionStatus
 from domain.footage import Card, CardFile, FileKind, Job, VerifiedCopy
@@ -24,6 +25,10 @@ Change = Callable[[Execution], object]
 
 It may run more than once, on any thread, and what it returns is ignored.
 """
+
+
+Changed = Callable[[Collection[int] | None], None]
+"""Is told the ids of what has changed."""
 
 
 class AttemptRef(NamedTuple):
@@ -119,6 +124,15 @@ class Executions(Protocol):
         """The last committed state, by uuid or by id. Raises ``ExecutionNotFound``."""
         ...
 
+    def watch(self, changed: Changed) -> None:
+        """From now on ``changed`` is told, on the loop, which executions a commit has changed.
+
+        Also if they are new, or forgotten; and before anybody hears of the commit: its
+        facts are let out, and who asked for it is answered, after that. ``None`` means that
+        any may have been changed.
+        """
+        ...
+
     async def list(self, query: Query) -> Sequence[Execution]:
         """The executions that match, newest first, at most ``query.limit``."""
         ...
@@ -210,7 +224,8 @@ class Dispatcher(Protocol):
 
         Synchronous, without I/O, on any thread. It takes a slot, but for an external step:
         that takes nothing, and is neither launched nor withdrawn. A step that may not go
-        keeps its place in the queue, and is asked about again when it may.
+        keeps its place in the queue. It is asked about again when the dispatcher has a
+        change say so that it may (``Execution.ask_again``), and not before.
         """
         ...
 
@@ -288,6 +303,12 @@ class Chance(Protocol):
         ...
 
 
+class Secrets(Protocol):
+    def new(self) -> str:
+        """256 random bits, as text of letters, digits, ``-`` and ``_``."""
+        ...
+
+
 class Ids(Protocol):
     def new(self) -> str:
         """A fresh uuid, as text; later ones sort after earlier ones (RFC 9562, version 7)."""
@@ -324,10 +345,12 @@ class Jobs(Protocol):
         card: Card,
         file_count: int,
         total_bytes: int,
+        intake: Mapping[str, Any] | None = None,
         taken: Callable[[str], bool] = lambda name: False,
     ) -> Job:
         """The execution's job. The one that it has, if it has one (with its name and time).
 
+        ``intake``: how much of it the ledger knew, as JSON.
         A name that another job has, or that is ``taken``, gets ``-2``, ``-3`` and so
         on. ``taken`` is called within the transaction: it answers at once, without
         I/O. Raises ``AttemptOver`` if the attempt doesn't run.
@@ -336,6 +359,14 @@ class Jobs(Protocol):
 
     def get(self, job_id: int) -> Job:
         """Raises ``JobNotFound``."""
+        ...
+
+    def generation(self, card_identity: str) -> int:
+        """The highest generation of any job's card with this identity; 0 if there is none."""
+        ...
+
+    def named(self, name: str) -> bool:
+        """Whether a job has this name."""
         ...
 
     def unfinished(self, card_identity: str, library: str) -> Sequence[Job]:
@@ -405,6 +436,34 @@ class Ledger(Protocol):
 
         Raises ``AttemptOver`` if the attempt doesn't run; then nothing is recorded.
         """
+        ...
+
+
+class Tokens(Protocol):
+    """The tokens that aren't revoked. Blocking: called from threads."""
+
+    def add(
+        self,
+        *,
+        name: str,
+        role: Role,
+        digest: str,
+        created_at: datetime,
+        expires_at: datetime | None,
+    ) -> Token:
+        """It is stored, with an id that no token ever had."""
+        ...
+
+    def all(self) -> Sequence[Token]:
+        """In the order of their ids, those included that have expired."""
+        ...
+
+    def revoke(self, token_id: int) -> None:
+        """Forget it. Raises ``TokenNotFound``."""
+        ...
+
+    def used(self, at: Mapping[int, datetime]) -> None:
+        """These were last used then; one that is revoked is passed over."""
         ...
 
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 from application.feed import Feed, StepProgress
 from application.json_values import json_object
 from application.ports import AttemptRef, Clock, Live, Started, Threads
 from domain.errors import InvalidInput
+
+MAX_DETAIL_BYTES = 16 * 1024
+"""As JSON: every follower gets it four times a second, of every step that runs."""
 
 TELL_EVERY_S = 0.25
 """Four times a second a step: as often as an eye follows a bar."""
@@ -28,6 +32,8 @@ class ProgressBoard:
         self._running: dict[int, dict[str, tuple[int, float]]] = {}
         self._details: dict[AttemptRef, dict[str, Any]] = {}
         self._told_at: dict[AttemptRef, float] = {}
+        self._stamps: dict[int, int] = {}
+        self._next_stamp = count(1)
 
     def begin(self, ref: AttemptRef) -> None:
         """From now on this attempt is known to run, and an earlier one isn't any more."""
@@ -35,6 +41,7 @@ class ProgressBoard:
         if attempt != ref.attempt:
             self.end(ref._replace(attempt=attempt))
         self._running.setdefault(ref.execution_id, {}).setdefault(ref.step_key, (ref.attempt, 0.0))
+        self._stamps[ref.execution_id] = next(self._next_stamp)
 
     def end(self, ref: AttemptRef) -> None:
         """What it still says is dropped. An attempt that has been replaced ends nothing."""
@@ -43,8 +50,10 @@ class ProgressBoard:
         steps = self._running.get(ref.execution_id, {})
         if ref.step_key in steps and steps[ref.step_key][0] == ref.attempt:
             del steps[ref.step_key]
+            self._stamps[ref.execution_id] = next(self._next_stamp)
             if not steps:
                 del self._running[ref.execution_id]
+                del self._stamps[ref.execution_id]
 
     def note(self, started: Started, fraction: float, detail: Mapping[str, Any]) -> None:
         """Note it, and tell the followers if it is time. From any thread.
@@ -65,15 +74,21 @@ class ProgressBoard:
         noted = max(before, min(max(fraction, 0.0), 1.0))
         steps[ref.step_key] = (attempt, noted)
         now = self._clock.monotonic()
-        if now - self._told_at.get(ref, -math.inf) < TELL_EVERY_S:
-            return
-        self._told_at[ref] = now
-        told = json_object(detail, "progress detail")
-        self._details[ref] = told
-        self._threads.on_loop(lambda: self._tell(started, noted, told))
+        if now - self._told_at.get(ref, -math.inf) >= TELL_EVERY_S:
+            self._told_at[ref] = now
+            told = json_object(detail, "progress detail", limit_bytes=MAX_DETAIL_BYTES)
+            self._details[ref] = told
+            self._threads.on_loop(lambda: self._tell(started, noted, told))
+        # After what it stands for: whoever reads the stamp first has shown too little at worst.
+        if ref.execution_id in self._stamps:
+            self._stamps[ref.execution_id] = next(self._next_stamp)
 
     def of(self, execution_id: int) -> Live:
         return dict(self._running.get(execution_id, {}))
+
+    def stamp(self, execution_id: int) -> int:
+        """Another number after each change of ``of`` or ``detail``; 0 where nothing runs."""
+        return self._stamps.get(execution_id, 0)
 
     def detail(self, ref: AttemptRef) -> Mapping[str, Any]:
         """What the attempt said last, beside its fraction."""

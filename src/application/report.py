@@ -1,7 +1,8 @@
 """A job's report: what came of every file of a card, to print, to send, or for a spreadsheet.
 
-It is made of what is stored (the job with its verdict, the scan's inventory, the ledger),
-so it can be made at any time, also when neither the card nor a disk is there. A page holds
+It is made of what is stored (the job with its verdict, the scan's inventory, the ledger as
+it was then), so it can be made at any time, also when neither the card nor a disk is there,
+and says the same each time. A page holds
 everything that it shows: nothing is loaded from anywhere, and whatever a name is made of, it
 is text. A table has no cell that a spreadsheet would take for a formula.
 """
@@ -12,7 +13,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html import escape
 from typing import Any
 
@@ -117,11 +118,13 @@ class Report:
         for path in record.get("not_on_card", ()):
             against.setdefault(path, []).append("was no longer on the card")
         all_named = record.get("reason_count", 0) <= MAX_REASONS
+        until = _until(record)
         for page in self._pages(job):
             copies: dict[bytes, list[VerifiedCopy]] = {}
             for destination in record.get("destinations", ()):
                 for path, known in self._ledger.known(page, destination).items():
-                    copies.setdefault(path, []).extend(known)
+                    places = {c.path: c for c in reversed(known) if c.verified_at < until}
+                    copies.setdefault(path, []).extend(reversed(places.values()))
             for file in page:
                 yield _line(file, job, record, copies.get(file.path, []), against, all_named)
 
@@ -135,6 +138,14 @@ class Report:
         while page := self._card_files.of(job.execution_id, after=after, limit=PAGE_FILES):
             yield page
             after = page[-1].path
+
+
+def _until(record: Mapping[str, Any]) -> datetime:
+    """Before when a copy was there for the verdict to look at, which says it to a millisecond."""
+    judged_at = record.get("judged_at")
+    if judged_at is None:
+        return datetime.max.replace(tzinfo=UTC)
+    return datetime.fromisoformat(judged_at) + timedelta(milliseconds=1)
 
 
 def _line(
@@ -223,16 +234,19 @@ def _place(copy: VerifiedCopy) -> str:
 # -- the page ------------------------------------------------------------------------
 
 _STYLE = """
-@page { size: A4; margin: 14mm 12mm 16mm }
+@page { size: A4; margin: 14mm 12mm 16mm;
+  @bottom-right { content: counter(page) " / " counter(pages); font: 9px sans-serif } }
 * { box-sizing: border-box }
 body { margin: 0 auto; max-width: 1080px; padding: 32px 28px; background: #fff; color: #1b1f24;
   font: 14px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif }
 header { display: flex; justify-content: space-between; align-items: baseline; gap: 24px }
 h1 { font-size: 26px; line-height: 1.2; margin: 0; overflow-wrap: anywhere }
-h2 { font-size: 15px; margin: 34px 0 8px }
+h2 { font-size: 15px; margin: 34px 0 8px; break-after: avoid }
 header p, footer { color: #656d76; margin: 0; font-size: 12px }
-.verdict { margin: 18px 0 24px; padding: 16px 20px; border-left: 6px solid; border-radius: 4px;
-  font-size: 19px; font-weight: 650; overflow-wrap: anywhere; print-color-adjust: exact;
+dl > div { break-inside: avoid }
+.verdict { break-inside: avoid; margin: 18px 0 24px; padding: 16px 20px;
+  border-left: 6px solid; border-radius: 4px; font-size: 19px; font-weight: 650;
+  overflow-wrap: anywhere; print-color-adjust: exact;
   -webkit-print-color-adjust: exact }
 .safe { background: #e7f6ec; border-color: #1a7f37; color: #0d5224 }
 .unsafe { background: #ffebe9; border-color: #cf222e; color: #82071e }
@@ -241,8 +255,14 @@ dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr))
 dl .wide { grid-column: 1 / -1 }
 dt { color: #656d76; font-size: 11px; letter-spacing: .04em; text-transform: uppercase }
 dd { margin: 1px 0 0; overflow-wrap: anywhere }
-table { border-collapse: collapse; width: 100%; font-size: 12px }
+table { border-collapse: collapse; table-layout: fixed; width: 100%; font-size: 12px }
 thead { display: table-header-group }
+/* One long name mustn't take all of a page's width. */
+.files th { width: 9% } .files th:first-child { width: 36% } .files th:nth-child(4) { width: 18% }
+.files th:nth-child(5) { width: 7% } .files th:last-child { width: 21% }
+.reasons th { width: 55% } .reasons th:first-child { width: 45% }
+.exceptions th { width: 10% } .exceptions th:first-child { width: 45% }
+.exceptions th:last-child { width: 35% }
 tr { break-inside: avoid }
 th { text-align: left; color: #656d76; font-weight: 600; border-bottom: 1.5px solid #1b1f24 }
 th, td { padding: 4px 12px 4px 0; vertical-align: top }
@@ -265,7 +285,7 @@ def _page(job: Job, report: Report) -> Iterator[str]:
     yield f"<h2>The card and the copies</h2>\n<dl>{''.join(_facts(job, record))}</dl>\n"
     yield from _reasons(record)
     yield from _exceptions(job, report, record)
-    yield "<h2>Files</h2>\n" + _head(("File", "Kind", "Size", "Hash", "Copies", "State"))
+    yield "<h2>Files</h2>\n" + _head("files", ("File", "Kind", "Size", "Hash", "Copies", "State"))
     wanted = len(record.get("destinations", ()))
     for line in report.lines(job):
         if line.file.kind in COPIED_KINDS:
@@ -298,6 +318,8 @@ def _opening(job: Job, record: Mapping[str, Any]) -> str:
 def _facts(job: Job, record: Mapping[str, Any]) -> Iterator[str]:
     yield _fact("Card", job.card.label)
     yield _fact("Card's identity", job.card.identity)
+    if job.card.generation > 1:
+        yield _fact("Card's generation", f"{job.card.generation}, counting how often it was filled")
     if record.get("card_path"):
         yield _fact("Read from", str(record["card_path"]))
     for number, place in enumerate(record.get("destinations", ()), start=1):
@@ -306,6 +328,8 @@ def _facts(job: Job, record: Mapping[str, Any]) -> Iterator[str]:
     files = record.get("files", job.file_count)
     size_bytes = record.get("size_bytes", job.total_bytes)
     yield _fact("On the card", f"{_files(files)}, {size_text(size_bytes)}")
+    if job.intake is not None:
+        yield _fact("Against the ledger", _intake(job.intake))
     copied = record.get("copied", {})
     if copied:
         yield _fact("Copied", f"{_files(copied['files'])}, {size_text(copied['bytes'])}")
@@ -326,6 +350,13 @@ def _facts(job: Job, record: Mapping[str, Any]) -> Iterator[str]:
         yield _fact("Note", note, wide=True)
 
 
+def _intake(intake: Mapping[str, Any]) -> str:
+    """``3 files new, 120 known``."""
+    words = (("new", "new"), ("known", "known"), ("to_hash", "compared by their bytes"))
+    said = [f"{intake[key]['files']} {word}" for key, word in words if intake[key]["files"]]
+    return ", ".join(said) or "nothing to copy"
+
+
 def _fact(title: str, value: object, *, wide: bool = False) -> str:
     kind = ' class="wide"' if wide else ""
     return f"<div{kind}><dt>{_text(title)}</dt><dd><bdi>{_text(value)}</bdi></dd></div>"
@@ -335,7 +366,7 @@ def _reasons(record: Mapping[str, Any]) -> Iterator[str]:
     reasons = record.get("reasons", ())
     if not reasons:
         return
-    yield "<h2>What stands against formatting</h2>\n" + _head(("What", "Why"))
+    yield "<h2>What stands against formatting</h2>\n" + _head("reasons", ("What", "Why"))
     for reason in reasons:
         what = reason["path"]
         yield _cells(
@@ -354,7 +385,7 @@ def _exceptions(job: Job, report: Report, record: Mapping[str, Any]) -> Iterator
     none = True
     for file in report.exceptions(job):
         if none:
-            yield _head(("Entry", "Kind", "Size", "What there is to know"))
+            yield _head("exceptions", ("Entry", "Kind", "Size", "What there is to know"))
             none = False
         yield _cells(
             _name(file.path),
@@ -391,12 +422,13 @@ def _file_row(line: Line, job: Job, wanted: int) -> str:
     )
 
 
-def _head(titles: Sequence[str]) -> str:
+def _head(kind: str, titles: Sequence[str]) -> str:
+    """``kind``: the style has its columns' widths."""
     cells = "".join(
         f'<th class="size">{title}</th>' if title == "Size" else f"<th>{title}</th>"
         for title in titles
     )
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>\n"
+    return f'<table class="{kind}"><thead><tr>{cells}</tr></thead><tbody>\n'
 
 
 def _cells(*cells: str) -> str:

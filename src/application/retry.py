@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from application.ports import Clock, Executions
+from application.status import Status
 from application.views import ExecutionView
 
 
 class Retry:
-    def __init__(self, *, executions: Executions, clock: Clock) -> None:
+    def __init__(self, *, executions: Executions, clock: Clock, status: Status) -> None:
         self._executions = executions
         self._clock = clock
+        self._status = status
 
     async def __call__(self, reference: str | int) -> ExecutionView:
         """Raises ``ExecutionNotFound``; ``IllegalTransition`` unless it has failed;
@@ -18,4 +20,4 @@ class Retry:
         found = await self._executions.get(reference)
         assert found.id is not None
         updated = await self._executions.update(found.id, lambda e: e.retry(at=now))
-        return ExecutionView.of(updated)
+        return self._status.view(updated)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from application.json_values import json_object
 from application.ports import Clock, Executions
+from application.status import Status
 from application.views import ExecutionView
 
 
@@ -14,16 +15,17 @@ class Settle:
     the execution and the step have failed.
     """
 
-    def __init__(self, *, executions: Executions, clock: Clock) -> None:
+    def __init__(self, *, executions: Executions, clock: Clock, status: Status) -> None:
         self._executions = executions
         self._clock = clock
+        self._status = status
 
     async def skip(self, reference: str | int, step_key: str) -> ExecutionView:
         """It may be missing: what depends on it goes on without its output."""
         now = self._clock.now()
         found = await self._executions.get(reference)
         assert found.id is not None
-        return ExecutionView.of(
+        return self._status.view(
             await self._executions.update(found.id, lambda e: e.waive(step_key, at=now))
         )
 
@@ -36,6 +38,6 @@ class Settle:
         now = self._clock.now()
         found = await self._executions.get(reference)
         assert found.id is not None
-        return ExecutionView.of(
+        return self._status.view(
             await self._executions.update(found.id, lambda e: e.settle(step_key, given, at=now))
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from application.authoring import (
     runs_on_loop,
 )
 from application.catalogue import Catalogue
-from application.json_values import json_copy, json_object
+from application.json_values import Snapshot, json_copy, json_object
 from application.ports import AttemptRef, Clock, Started, Threads
 from application.progress import ProgressBoard
 from domain.errors import AttemptOver, ExecutionNotFound, InvalidInput, RushesError, Unavailable
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 
 REPORT_AGAIN_S = (0.1, 0.5, 1.0, 5.0)
 """How long to wait before a report is offered again; the last one from then on."""
+
+LOOK_EVERY_S = 0.5
+"""How often it is asked, for a handler that wants to know, whether its execution is paused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class Attempt:
     began_at and beat_at: monotonic seconds; of the begin, and of the last sign of life.
     ended: done once its handler has come to an end.
     waits_for_us: how many of its calls aren't answered yet: as long as that takes, it is alive.
+    given_back: whether its handler ends only because the execution is paused.
     """
 
     def __init__(self, started: Started, handler: Handler | None, *, now: float) -> None:
@@ -76,6 +81,7 @@ class Attempt:
         self.on_loop = handler is not None and runs_on_loop(handler)
         self.began_at = self.beat_at = now
         self.waits_for_us = 0
+        self.given_back = False
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[Any] | None = None
         self._told = False
@@ -135,6 +141,8 @@ class _Reports:
         self._progress = progress
         self._clock = clock
         self._threads = threads
+        self._looked_at = -math.inf
+        self._is_paused = False
 
     def progress(self, fraction: float, detail: dict[str, Any]) -> None:
         self.beat()
@@ -145,6 +153,25 @@ class _Reports:
 
     def told(self) -> bool:
         return self._attempt.told
+
+    def paused(self) -> bool:
+        now = self._clock.monotonic()
+        if now - self._looked_at >= LOOK_EVERY_S:
+            self._looked_at = now
+            self.wait(self._look)
+        return self._is_paused
+
+    async def _look(self) -> None:
+        try:
+            self._is_paused = await self._advance.is_paused(self._attempt.ref)
+        except Unavailable as error:
+            log.warning("whether %s is paused can't be seen: %s", self._attempt.ref, error)
+
+    def rest(self) -> None:
+        self.wait(partial(self._clock.sleep, LOOK_EVERY_S))
+
+    def give_back(self) -> None:
+        self._attempt.given_back = True
 
     def wait(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
         with self._kept_waiting():
@@ -277,7 +304,7 @@ class StepRunner:
             )
         elif isinstance(outcome, _Lost):
             report = partial(self._advance.lose, attempt.ref)
-        elif outcome.interrupted and self._stopping:
+        elif outcome.interrupted and (self._stopping or attempt.given_back):
             report = partial(self._advance.release, attempt.ref)
         else:
             report = partial(
@@ -320,7 +347,7 @@ class StepRunner:
             pipeline_type=execution.definition.type,
             message_id=execution.message_id,
             step_name=step.name,
-            data=json_copy(execution.data),
+            data=Snapshot(execution.data),
             reports=_Reports(attempt, self._advance, self._progress, self._clock, self._threads),
             parameter=step.parameter,
             params=json_copy(step.params),

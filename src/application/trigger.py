@@ -70,7 +70,8 @@ class Trigger:
 
         ``data`` becomes the execution's data; a pipeline that works on a card needs
         ``sd_path`` in it. Raises ``PipelineNotFound``, ``InvalidInput`` (``InvalidPath``
-        for the card), and ``MessageConflict`` if the message_id came with other contents.
+        for the card; what the pipeline's own check refuses), and ``MessageConflict`` if the
+        message_id came with other contents.
 
         ``anywhere``: a person at this machine has named the card, so it need not lie
         below the card roots.
@@ -102,6 +103,8 @@ class Trigger:
             )
             payload[CARD_PATH] = located
             card_key = f"path:{located}"
+        if (check := pipeline.check) is not None:
+            await self._threads.run(lambda: check(payload))
         # The client's own contents: the same message is the same on a server with another library.
         contents = "" if checked_id is None else contents_hash(pipeline_type, payload)
         if pipeline.card:

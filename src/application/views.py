@@ -6,14 +6,14 @@ times are RFC 3339 in UTC with milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from application.feed import Message
 from application.json_values import json_copy
-from application.ports import Live
+from application.ports import AttemptRef, Live
 from domain.events import timestamp
 from domain.execution import Execution
 from domain.step import Step, StepStatus
@@ -25,7 +25,8 @@ def _timestamp_or_none(at: datetime | None) -> str | None:
 
 @dataclass(slots=True)
 class StepView:
-    """progress: of the step, from 0 to 100. worker_id: who outside has claimed it last.
+    """progress: of the step, from 0 to 100. detail: what it says beside that while it runs,
+        such as bytes, rate and time left. worker_id: who outside has claimed it last.
 
     lease_expires_at: until when that worker may be silent, while it is at work.
     """
@@ -42,6 +43,7 @@ class StepView:
     failures: int
     waived: bool
     progress: int
+    detail: Mapping[str, Any]
     output_data: Mapping[str, Any] | None
     error_message: str | None
     worker_id: str | None
@@ -53,7 +55,7 @@ class StepView:
     completed_at: str | None
 
     @classmethod
-    def of(cls, step: Step) -> StepView:
+    def of(cls, step: Step, detail: Mapping[str, Any]) -> StepView:
         return cls(
             step_name=step.name,
             step_key=step.key,
@@ -67,6 +69,7 @@ class StepView:
             failures=step.failures,
             waived=step.waived,
             progress=100 if step.status is StepStatus.COMPLETED else int(100 * step.progress),
+            detail=detail,
             output_data=step.output,
             error_message=step.error,
             worker_id=step.worker,
@@ -110,11 +113,17 @@ class ExecutionView:
 
     @classmethod
     def of(
-        cls, execution: Execution, live: Live | None = None, *, held_at: datetime | None = None
+        cls,
+        execution: Execution,
+        live: Live | None = None,
+        *,
+        detail: Callable[[AttemptRef], Mapping[str, Any]] | None = None,
+        held_at: datetime | None = None,
     ) -> ExecutionView:
         """What the caller's own ``execution`` looks like; it becomes the view's.
 
-        ``live`` lays the progress of running attempts over the committed state.
+        ``live`` lays the progress of running attempts over the committed state, ``detail``
+        says what they said with it.
         ``held_at``: since when the engine is held.
         """
         assert execution.id is not None, "only what is stored is shown"
@@ -142,7 +151,15 @@ class ExecutionView:
             started_at=_timestamp_or_none(execution.started_at),
             completed_at=_timestamp_or_none(execution.completed_at),
             updated_at=timestamp(execution.updated_at),
-            steps=[StepView.of(step) for step in execution.steps.values()],
+            steps=[
+                StepView.of(
+                    step,
+                    detail(AttemptRef(stored_id, step.key, step.attempt))
+                    if detail is not None and step.status is StepStatus.RUNNING
+                    else {},
+                )
+                for step in execution.steps.values()
+            ],
         )
 
 

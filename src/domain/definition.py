@@ -166,6 +166,9 @@ class StepSpec:
 class PipelineDefinition:
     """A named graph of steps.
 
+    places: of the steps that every execution has, the how-manieth each is. waiters: for each
+    name, which of them wait for it. Nobody changes either.
+
     Raises ``InvalidDefinition``, naming the culprit, when it could never run.
     """
 
@@ -175,6 +178,8 @@ class PipelineDefinition:
     _spawners: Mapping[str, tuple[StepSpec, ...]] = field(
         init=False, repr=False, compare=False, hash=False
     )
+    places: dict[str, int] = field(init=False, repr=False, compare=False, hash=False)
+    waiters: dict[str, tuple[str, ...]] = field(init=False, repr=False, compare=False, hash=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.type, str) or not PIPELINE_TYPE.match(self.type):
@@ -227,6 +232,13 @@ class PipelineDefinition:
             for family in {name for spec in self.steps for name in spec.spawns}
         }
         object.__setattr__(self, "_spawners", spawners)
+        static = [spec for spec in self.steps if not spec.dynamic]
+        object.__setattr__(self, "places", {spec.name: n for n, spec in enumerate(static)})
+        waiters: dict[str, list[str]] = {}
+        for spec in static:
+            for name in dict.fromkeys((*spec.depends_on, *spec.after)):
+                waiters.setdefault(name, []).append(spec.name)
+        object.__setattr__(self, "waiters", {name: tuple(of) for name, of in waiters.items()})
 
     def _waits_for(self, spec: StepSpec) -> tuple[str, ...]:
         """Names; who waits for a family waits for those who may spawn it as well."""

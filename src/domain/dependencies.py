@@ -7,52 +7,48 @@ spawn them have ended. So a family is *closed* once every step that declares to
 spawn it has ended (and, if those are a family themselves, once that one is
 closed); only then can ``probe:*`` be satisfied, empty or not.
 
-These are questions about a mapping of steps; nothing here changes anything.
+These are questions about an execution's steps; nothing here changes anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
-from operator import attrgetter
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 from domain.definition import PipelineDefinition, family_of
 from domain.step import Step
+from domain.steps import Steps
 
-Steps = Mapping[str, Step]
 
-
-def is_satisfied(definition: PipelineDefinition, steps: Steps, step: Step) -> bool:
+def is_satisfied(steps: Steps, step: Step) -> bool:
     """Whether everything that the step depends on, and comes after, lets it start."""
-    for names, lets_on in ((step.depends_on, _satisfies), (step.after, _has_ended)):
-        for name in names:
-            if name in steps:
-                if not lets_on(steps[name]):
-                    return False
-            # A family; or a member that, run again, isn't spawned again so far, and may never be.
-            elif not is_closed(definition, steps, name.partition(":")[0]) or not all(
-                lets_on(member) for member in waited_for(steps, (name,))
-            ):
+    for name in step.depends_on:
+        other = steps.get(name)
+        if other is None:
+            family = steps.family(family_of(name) or "")
+            if family.satisfying < family.members or not _is_closed(steps, name):
                 return False
-    return True
-
-
-_satisfies = attrgetter("satisfies")
-_has_ended = attrgetter("ended")
-
-
-def is_closed(definition: PipelineDefinition, steps: Steps, family: str) -> bool:
-    """Whether nobody can spawn another step of the family."""
-    for spec in definition.spawners(family):
-        if spec.dynamic and not is_closed(definition, steps, spec.name):
+        elif not other.satisfies:
             return False
-        if not all(step.ended for step in members(steps, spec.name)):
+    for name in step.after:
+        other = steps.get(name)
+        if other is None:
+            family = steps.family(family_of(name) or "")
+            if family.ended < family.members or not _is_closed(steps, name):
+                return False
+        elif not other.ended:
             return False
     return True
 
 
-def members(steps: Steps, name: str) -> Iterator[Step]:
+def _is_closed(steps: Steps, name: str) -> bool:
+    """Of a family; or of a member that, run again, isn't spawned again so far, and may never be."""
+    return steps.is_closed(name.partition(":")[0])
+
+
+def members(steps: Steps, name: str) -> Sequence[Step]:
     """The steps of that name: one, or a family."""
-    return (step for step in steps.values() if step.name == name)
+    one = steps.get(name)
+    return steps.of_family(name) if one is None else [one]
 
 
 def waited_for(steps: Steps, names: tuple[str, ...]) -> Iterator[Step]:
@@ -66,11 +62,39 @@ def waited_for(steps: Steps, names: tuple[str, ...]) -> Iterator[Step]:
             yield from members(steps, family)
 
 
-def depends_on(step: Step, other: Step) -> bool:
-    """Whether the step can't start without the other's success."""
-    return other.key in step.depends_on or (
-        other.spec.dynamic and f"{other.name}:*" in step.depends_on
-    )
+def let_down_by(steps: Steps, culprit: Step) -> Sequence[str]:
+    """What stands in ``depends_on`` of whoever can't start, now that this one has given up.
+
+    To be asked before another one gives up: only the first of a family ends the wait of
+    those that depend on all of it.
+    """
+    names = [culprit.key]
+    if culprit.spec.dynamic:
+        family = steps.family(culprit.name)
+        if family.ended - family.satisfying == 1:
+            names.append(f"{culprit.name}:*")
+    return names
+
+
+def dependents(steps: Steps, names: Sequence[str]) -> Sequence[Step]:
+    """The steps that can't start without the success of one of these, in their order."""
+    return [
+        step for step in steps.waiting_for(*names) if any(name in step.depends_on for name in names)
+    ]
+
+
+def culprit_above(steps: Steps, step: Step) -> Step | None:
+    """A step that has ended and without which this one can't start."""
+    for name in step.depends_on:
+        family = family_of(name)
+        if family is not None:
+            counted = steps.family(family)
+            if counted.ended == counted.satisfying:
+                continue
+        for other in waited_for(steps, (name,)):
+            if other.ended and not other.satisfies:
+                return other
+    return None
 
 
 def has_failed_above(steps: Steps, step: Step, failed: frozenset[str]) -> bool:
@@ -105,14 +129,20 @@ def would_wait_for_itself(definition: PipelineDefinition, steps: Steps, step: St
             continue
         seen.add(name)
         family = family_of(name)
-        spec = None if family is None else definition.spec(family)
-        if spec is not None:
-            above.extend((*spec.depends_on, *spec.after))
-            above.extend(
-                f"{spawner.name}:*" if spawner.dynamic else spawner.name
-                for spawner in definition.spawners(spec.name)
-            )
-        for other in waited_for(steps, (name,)):
+        others: Iterable[Step]
+        if family is None:
+            one = steps.get(name)
+            others = () if one is None else (one,)
+        else:
+            spec = definition.spec(family)
+            others = steps.special_of(family)  # the others wait for what their family does
+            if spec is not None:
+                above.extend((*spec.depends_on, *spec.after))
+                above.extend(
+                    f"{spawner.name}:*" if spawner.dynamic else spawner.name
+                    for spawner in definition.spawners(spec.name)
+                )
+        for other in others:
             if not other.satisfies:  # which is for good: it waits for nothing any more
                 above.extend((*other.depends_on, *other.after))
     return False

@@ -8,7 +8,8 @@
     │   ├── ExecutionNotFound
     │   ├── StepNotFound
     │   ├── PipelineNotFound        no pipeline of that type is installed
-    │   └── JobNotFound
+    │   ├── JobNotFound
+    │   └── TokenNotFound
     ├── Conflict                    it makes sense, but not now or not any more
     │   ├── IllegalTransition       a verb that the present state doesn't know
     │   ├── AttemptOver             a result that comes from an attempt that is over
@@ -17,7 +18,10 @@
     │   ├── NotExternal             the step is run by Rushes itself
     │   └── StaleExecution          another writer was first, again and again
     ├── FactsGone                   a resume point outside the log that is kept
+    ├── Unauthenticated             nobody knows who asks
     ├── Forbidden                   asked by somebody who may not
+    │   └── NotPermitted            it takes another role
+    ├── TooManyRequests             asked more often than one client may
     └── Unavailable                 not now: stopping, or the store doesn't answer
 
 An error says what was refused, which one it was, and why. It knows no status
@@ -80,6 +84,12 @@ class PipelineNotFound(NotFound):
 class JobNotFound(NotFound):
     def __init__(self, reference: object) -> None:
         super().__init__(f"there is no job {reference!s}")
+        self.reference = reference
+
+
+class TokenNotFound(NotFound):
+    def __init__(self, reference: object) -> None:
+        super().__init__(f"there is no token {reference!s}")
         self.reference = reference
 
 
@@ -147,8 +157,27 @@ class FactsGone(RushesError):
         self.last = last
 
 
+class Unauthenticated(RushesError):
+    """Who asks has shown nothing that is known, and it takes that."""
+
+
 class Forbidden(RushesError):
     """Understood, and not allowed to this client."""
+
+
+class NotPermitted(Forbidden):
+    def __init__(self, role: str, permission: str) -> None:
+        super().__init__(f"the role {role!s} lacks the permission {permission!s}")
+        self.role = str(role)
+        self.permission = str(permission)
+
+
+class TooManyRequests(RushesError):
+    """Asked too often by one client; ``retry_after_s``: whole seconds until it may again."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class Unavailable(RushesError):

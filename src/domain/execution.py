@@ -31,7 +31,9 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import Any
 
+from domain import data as merging
 from domain import dependencies
+from domain.data import MAX_DATA_BYTES, PLACES, same, size_bytes
 from domain.definition import PipelineDefinition, family_of
 from domain.errors import (
     AttemptOver,
@@ -57,14 +59,21 @@ from domain.events import (
     StepSpawned,
     StepStarted,
 )
-from domain.step import ENDED, Step, StepStatus
+from domain.step import Step, StepStatus
+from domain.steps import Steps
 
 MAX_TAKEOVERS = 10
 """How often a step may lose its worker before it counts as the one that kills it."""
 
 
-MAX_STEPS_AT_ALL = 10_000
+MAX_STEPS_AT_ALL = 20_000
 """Spawned ones included; a card with more clips than this is worked on in several runs."""
+
+MAX_PARAMS_BYTES = 4 * 1024 * 1024
+"""Of all spawned steps together, as JSON: whoever asks about the execution is given them."""
+
+MAX_WARNINGS = 100
+"""More than anybody reads; each is the error of an optional step, which has it too."""
 
 PARAMETER = re.compile(r"[A-Za-z0-9._-]{1,200}\Z")
 
@@ -115,12 +124,16 @@ class Execution:
         in place: a merge makes a new mapping.
     rerun_of: the id of the execution that it does again, in part.
     version: how often it has been stored.
+    data_bytes and params_bytes: how large the data is as JSON, and what spawned steps were
+        given; None until somebody needs to know.
+    asked_again: keys of steps that wait for a slot and may have one now.
     """
 
     uuid: str
     definition: PipelineDefinition
     created_at: datetime
     updated_at: datetime
+    steps: Steps
     id: int | None = None
     message_id: str | None = None
     card_key: str | None = None
@@ -135,8 +148,10 @@ class Execution:
     version: int = 0
     started_at: datetime | None = None
     completed_at: datetime | None = None
-    steps: dict[str, Step] = field(default_factory=dict)
+    data_bytes: int | None = None
+    params_bytes: int | None = None
     recorded: list[Fact] = field(default_factory=list)
+    asked_again: Sequence[str] = ()
 
     # -- beginning ---------------------------------------------------------------
 
@@ -155,18 +170,24 @@ class Execution:
         """A running execution with its first steps, none of them started yet.
 
         ``held``: a pending one, that only ``begin`` sets going.
+        Raises ``InvalidInput`` for more data than an execution may have.
         """
+        data_bytes = size_bytes(data)
+        if data_bytes > MAX_DATA_BYTES:
+            raise InvalidInput(
+                f"data has {data_bytes} bytes as JSON, more than {MAX_DATA_BYTES}", field="data"
+            )
         execution = cls(
             uuid=uuid,
             definition=definition,
             message_id=message_id,
             card_key=card_key,
             data=data,
+            data_bytes=data_bytes,
+            params_bytes=0,
             created_at=at,
             updated_at=at,
-            steps={
-                spec.name: Step.of(spec, at=at) for spec in definition.steps if not spec.dynamic
-            },
+            steps=Steps.first(definition, at=at),
         )
         if not held:
             execution.begin(at=at)
@@ -199,7 +220,8 @@ class Execution:
         )
         execution.rerun_of = original.id
         execution.job_id = original.job_id
-        execution.steps.update(kept)
+        for key, step in kept.items():
+            execution.steps[key] = step
         rest = {key: step for key, step in original.steps.items() if key not in kept}
         spawning = {family for step in rest.values() for family in step.spec.spawns}
         for key, step in rest.items():
@@ -216,7 +238,8 @@ class Execution:
                 )
         for step in kept.values():
             if step.output:
-                execution._merge(step, step.output)
+                growth = merging.growth_bytes(execution.data, step, step.output)
+                execution._merge(step, step.output, growth)
         execution._advance_progress()
         if not held:
             execution.begin(at=at)
@@ -235,15 +258,16 @@ class Execution:
     def copy(self) -> Execution:
         """A draft: verbs on it leave this one as it is. Nothing is recorded in it yet."""
         draft = Execution(*_fields(self))
-        draft.steps = dict(self.steps)
+        draft.steps = self.steps.copy()
         draft.recorded = []
+        draft.asked_again = ()
         return draft
 
     def differs_from(self, other: Execution) -> bool:
         """Whether there is anything to store that ``other``, its original, doesn't have."""
         return (
             bool(self.recorded)
-            or any(step is not other.steps.get(key) for key, step in self.steps.items())
+            or bool(self.steps.changed_since(other.steps))
             or self.status is not other.status
             or self.progress != other.progress
             or self.data is not other.data
@@ -262,48 +286,49 @@ class Execution:
     @property
     def unfinished(self) -> bool:
         """Whether there is anything to go on with after a restart."""
-        return self.active or any(step.status is StepStatus.RUNNING for step in self.steps.values())
+        # Of one that is over, only what still runs is open to be looked through.
+        return self.active or (
+            self.steps.open > 0
+            and any(step.status is StepStatus.RUNNING for step in self.steps.values())
+        )
 
     def step(self, key: str) -> Step:
         """Raises ``StepNotFound``."""
-        try:
-            return self.steps[key]
-        except KeyError:
-            raise StepNotFound(self.uuid, key) from None
+        step = self.steps.get(key)
+        if step is None:
+            raise StepNotFound(self.uuid, key)
+        return step
 
     def ready(self) -> Sequence[Step]:
-        """The steps that may start at ``updated_at``, in the order of the definition."""
+        """The steps that may start at ``updated_at``, in the order in which they were made.
+
+        Of those that wait for a slot already, only those that are asked about again.
+        """
         if self.status is not ExecutionStatus.RUNNING or self.paused_at is not None:
             return ()
-        pending = StepStatus.PENDING
-        # The members of a family wait for the same, so that is looked at once for all of them:
-        # where one family waits for another, each look goes through all of the other.
-        satisfied: dict[tuple[tuple[str, ...], tuple[str, ...]], bool] = {}
         ready = []
-        for step in self.steps.values():
-            if step.status is not pending or not self._is_due(step):
+        # The members of a family mostly wait for the same: that is looked at once for them all.
+        satisfied: dict[tuple[tuple[str, ...], tuple[str, ...]], bool] = {}
+        for step in self.steps.to_look_at(self.updated_at, self.asked_again):
+            if step.status is not StepStatus.PENDING:
                 continue
             waits_for = (step.depends_on, step.after)
             if waits_for not in satisfied:
-                satisfied[waits_for] = dependencies.is_satisfied(self.definition, self.steps, step)
+                satisfied[waits_for] = dependencies.is_satisfied(self.steps, step)
             if satisfied[waits_for]:
                 ready.append(step)
+            else:
+                self.steps.waits(step.key)
         return ready
 
     def next_look_at(self) -> datetime | None:
         """When something may be due by itself: an attempt to start, a wait to give up, or
-        the time of a worker outside, which runs whatever the execution does."""
-        pending, running = StepStatus.PENDING, StepStatus.RUNNING
+        the time of a worker outside, which runs whatever the execution does.
+
+        What is over by now counts: who is looked at for it may be looking elsewhere.
+        """
         starts = self.status is ExecutionStatus.RUNNING and self.paused_at is None
-        due = []
-        for step in self.steps.values():
-            if step.status is pending and starts:
-                times = (step.not_before, step.queue_ends_at)
-                due += [time for time in times if time is not None and time > self.updated_at]
-            elif step.status is running and step.worker is not None:
-                # Also what is over by now: who is looked at for it may be looking elsewhere.
-                due += [time for time in (step.lease_ends_at, step.run_ends_at) if time is not None]
-        return min(due, default=None)
+        return self.steps.next_due(self.updated_at, pending=starts)
 
     def waits_for(self) -> Sequence[str]:
         """The steps that somebody outside Rushes has to report on."""
@@ -336,6 +361,13 @@ class Execution:
         """Ready, but there is no slot for it yet."""
         self._put(self.step(key).queue(at=at), at)
 
+    def ask_again(self, *keys: str) -> None:
+        """There may be a slot for these steps now, or for any that waits if none is named."""
+        if not keys:
+            waiting = (step for step in self.steps.values() if step.queued_at is not None)
+            keys = tuple(step.key for step in waiting)
+        self.asked_again = keys
+
     def note(self, fractions: Mapping[str, tuple[int, float]], *, at: datetime) -> None:
         """How far the running attempts have come: ``{step_key: (attempt, 0.0 to 1.0)}``.
 
@@ -346,8 +378,9 @@ class Execution:
             step = self.steps.get(key)
             if step is not None and step.attempt == attempt:
                 noted = step.note(fraction)
-                moved = moved or noted is not step
-                self._put(noted, at)
+                if noted is not step:
+                    moved = True
+                    self._put(noted, at)
         if moved:
             self._advance_progress()
 
@@ -365,7 +398,8 @@ class Execution:
 
         ``announced``: words of its own that it has to say, and what is said with each.
         The same report twice is a no-op. An output that contradicts what the
-        trigger or another step said fails the step instead, naming both.
+        trigger or another step said fails the step instead, naming both; so does one
+        for which the data has no room.
         Raises ``StepNotFound``; ``AttemptOver`` for an attempt that doesn't run.
         """
         step = self.step(key)
@@ -376,12 +410,16 @@ class Execution:
             self.fail(key, attempt, reason, at=at, permanent=True)
             return
         if step.status is StepStatus.COMPLETED and step.attempt == attempt:
-            if _same(step.output, output):
+            if same(step.output, output):
                 return
             raise AttemptOver(f"step {key}, attempt {attempt} has completed with another output")
+        growth = merging.growth_bytes(self.data, step, output)
+        if not self._has_room_for(growth):
+            self.fail(key, attempt, _too_large(output), at=at, permanent=True)
+            return
         self._believe(step, attempt)
         self._put(step.complete(output, at=at), at)
-        self._merge(step, output)
+        self._merge(step, output, growth)
         if job_id is not None:
             self.job_id = job_id
         finishes = self._is_done()
@@ -462,8 +500,8 @@ class Execution:
         )
         present = self.steps.get(spawned.key)
         if present is not None:
-            same = (present.depends_on, present.after) == (spawned.depends_on, spawned.after)
-            if not same or not _same(present.params, spawned.params):
+            alike = (present.depends_on, present.after) == (spawned.depends_on, spawned.after)
+            if not alike or not same(present.params, spawned.params):
                 raise InvalidInput(
                     f"step {spawned.key} is there already, with other params or dependencies"
                 )
@@ -483,6 +521,7 @@ class Execution:
                 )
         if dependencies.would_wait_for_itself(self.definition, self.steps, spawned):
             raise InvalidInput(f"step {spawned.key} would wait for itself")
+        self._make_room_for(spawned)
         self._add(spawned, by, at)
         return self.steps[spawned.key]
 
@@ -535,13 +574,10 @@ class Execution:
         ``held``: nobody gets a slot, so who has waited too long waits anew.
         """
         self.updated_at = max(self.updated_at, at)
-        for step in list(self.steps.values()):
+        for step in self.steps.due(at):
             if step.claimed:
                 self._watch(step, at)
-                continue
-            waits = self.status is ExecutionStatus.RUNNING and step.status is StepStatus.PENDING
-            ends_at = step.queue_ends_at
-            if waits and ends_at is not None and ends_at <= at:
+            elif self.status is ExecutionStatus.RUNNING and step.queued_at is not None:
                 if held:
                     self._put(step.leave_queue(), at)
                     continue
@@ -657,17 +693,21 @@ class Execution:
 
         Resumes the execution once no required step is failed. The same again is a no-op.
         Raises ``StepNotFound``; ``IllegalTransition`` unless step and execution have
-        failed; ``InvalidInput`` for an output that contradicts what is there.
+        failed; ``InvalidInput`` for an output that contradicts what is there, or for which
+        the data has no room.
         """
         step = self.step(key)
-        if step.status is StepStatus.COMPLETED and _same(step.output, output):
+        if step.status is StepStatus.COMPLETED and same(step.output, output):
             return
         self._require_failed("complete", step)
         contradictions = self._contradictions(step, output)
         if contradictions:
             raise InvalidInput(f"step {key}: {contradictions[0]}", field="output")
+        growth = merging.growth_bytes(self.data, step, output)
+        if not self._has_room_for(growth):
+            raise InvalidInput(f"step {key}: {_too_large(output)}", field="output")
         settled = self._put(step.settle(output, at=at), at)
-        self._merge(step, output)
+        self._merge(step, output, growth)
         self._advance_progress()
         self._record(StepCompleted(at, settled.name, key, settled.attempt, self.progress))
         self._resume_if_settled(at)
@@ -691,7 +731,7 @@ class Execution:
         return (
             step.status is StepStatus.PENDING
             and self._is_due(step)
-            and dependencies.is_satisfied(self.definition, self.steps, step)
+            and dependencies.is_satisfied(self.steps, step)
         )
 
     def _is_due(self, step: Step) -> bool:
@@ -702,8 +742,7 @@ class Execution:
         self.updated_at = fact.at
 
     def _put(self, step: Step, at: datetime) -> Step:
-        if self.steps[step.key] is not step:
-            self.steps[step.key] = step
+        if self.steps.put(step):
             self.updated_at = at
         return step
 
@@ -717,45 +756,16 @@ class Execution:
             )
 
     def _contradictions(self, step: Step, output: Mapping[str, Any]) -> list[str]:
-        """Why this output can't be merged, naming both sides; empty if it can."""
-        found = []
-        if step.spec.dynamic:
-            return self._family_contradiction(step) if output else []
-        # In order, so that the same report is refused with the same words.
-        for name in sorted(output.keys() & self.data.keys()):
-            if _same(self.data[name], output[name]):
-                continue
-            owner = next(
-                (
-                    f"step {other.key}"
-                    for other in self.steps.values()
-                    if other.output is not None and name in other.output and other.key != step.key
-                ),
-                "the trigger",
-            )
-            if owner == "the trigger" and step.output is not None and name in step.output:
-                continue
-            found.append(
-                f"its output says {name!r}, which belongs to {owner} and has another value there"
-            )
-        return found
-
-    def _family_contradiction(self, step: Step) -> list[str]:
-        """A family's outputs stand under its name, and nobody else's may stand there."""
-        if step.name not in self.data:
-            return []
-        if any(other.output for other in dependencies.members(self.steps, step.name)):
-            return []
-        return [
-            f"its output belongs under {step.name!r}, and something else has that name in the data"
-        ]
+        """Why this output can't be merged; empty if it can."""
+        reserved = frozenset() if self.card_key is None else PLACES
+        return merging.contradictions(self.data, self.steps, step, output, reserved=reserved)
 
     def _fail_for_good(self, step: Step, error: str, at: datetime) -> None:
         failed = self._put(step.fail(error, at=at), at)
         self._record(StepFailed(at, step.name, step.key, step.attempt, error))
         self._skip_dependents(failed, at)
         if not step.spec.required:
-            self.warnings = (*self.warnings, f"optional step {step.key} failed: {error}")
+            self._warn(f"optional step {step.key} failed: {error}")
             self._advance_progress()
             self._finish_if_done(at)
         elif self.status is ExecutionStatus.RUNNING:
@@ -789,26 +799,45 @@ class Execution:
     def _add(self, step: Step, by: str, at: datetime) -> None:
         self.steps[step.key] = step
         self._record(StepSpawned(at, step.name, step.key, step.attempt, by))
-        culprit = next(
-            (
-                other
-                for other in dependencies.waited_for(self.steps, step.depends_on)
-                if other.ended and not other.satisfies
-            ),
-            None,
-        )
+        culprit = dependencies.culprit_above(self.steps, step)
         if culprit is not None:
-            self._skip_dependents(culprit, at)
+            self._skip_dependents(self._skip(step, culprit, at), at)
 
-    def _merge(self, step: Step, output: Mapping[str, Any]) -> None:
-        """Into the data, shallowly; a family's outputs stand under its name, by parameter."""
-        if not output:
+    def _merge(self, step: Step, output: Mapping[str, Any], growth_bytes: int) -> None:
+        if output:
+            self.data_bytes = self._data_bytes() + growth_bytes
+            self.data = merging.merged(self.data, step, output)
+
+    def _data_bytes(self) -> int:
+        if self.data_bytes is None:
+            self.data_bytes = size_bytes(self.data)
+        return self.data_bytes
+
+    def _has_room_for(self, growth_bytes: int) -> bool:
+        return growth_bytes <= 0 or self._data_bytes() + growth_bytes <= MAX_DATA_BYTES
+
+    def _make_room_for(self, spawned: Step) -> None:
+        if not spawned.params:
             return
-        if step.spec.dynamic:
-            family = self.data.get(step.name, {})
-            self.data = {**self.data, step.name: {**family, step.parameter: output}}
+        if self.params_bytes is None:
+            dynamic = (step for step in self.steps.values() if step.params)
+            self.params_bytes = sum(size_bytes(step.params) for step in dynamic)
+        self.params_bytes += size_bytes(spawned.params)
+        if self.params_bytes > MAX_PARAMS_BYTES:
+            raise InvalidInput(
+                f"step {spawned.key}: with its params ({size_bytes(spawned.params)} bytes as "
+                f"JSON) those of all spawned steps have {self.params_bytes}, more than "
+                f"{MAX_PARAMS_BYTES}",
+                field="params",
+            )
+
+    def _warn(self, warning: str) -> None:
+        if len(self.warnings) < MAX_WARNINGS:
+            self.warnings = (*self.warnings, warning)
         else:
-            self.data = {**self.data, **output}
+            failed = StepStatus.FAILED
+            more = sum(step.status is failed for step in self.steps.values()) - MAX_WARNINGS + 1
+            self.warnings = (*self.warnings[: MAX_WARNINGS - 1], f"{more} more steps have failed")
 
     def _require_failed(self, verb: str, step: Step) -> None:
         if self.status is not ExecutionStatus.FAILED:
@@ -836,21 +865,23 @@ class Execution:
 
     def _skip_dependents(self, culprit: Step, at: datetime) -> None:
         """Transitively, and without recursion: a chain may be longer than the stack."""
-        culprits = [culprit]
+        culprits = [(culprit, dependencies.let_down_by(self.steps, culprit))]
         while culprits:
-            because = culprits.pop()
-            for step in list(self.steps.values()):
-                if step.status is StepStatus.PENDING and dependencies.depends_on(step, because):
-                    reason = f"step {because.key} {because.status}"
-                    skipped = self._put(step.skip(reason, at=at), at)
-                    self._record(StepSkipped(at, step.name, step.key, step.attempt, reason))
-                    culprits.append(skipped)
+            because, names = culprits.pop()
+            for step in dependencies.dependents(self.steps, names):
+                if step.status is StepStatus.PENDING:
+                    skipped = self._skip(step, because, at)
+                    culprits.append((skipped, dependencies.let_down_by(self.steps, skipped)))
+
+    def _skip(self, step: Step, because: Step, at: datetime) -> Step:
+        reason = f"step {because.key} {because.status}"
+        skipped = self._put(step.skip(reason, at=at), at)
+        self._record(StepSkipped(at, step.name, step.key, step.attempt, reason))
+        return skipped
 
     def _is_done(self) -> bool:
         """Whether it runs, and nothing of it is left to do."""
-        if self.status is not ExecutionStatus.RUNNING:
-            return False
-        return all(step.status in ENDED for step in self.steps.values())
+        return self.status is ExecutionStatus.RUNNING and not self.steps.open
 
     def _finish_if_done(self, at: datetime) -> None:
         if self._is_done():
@@ -867,34 +898,16 @@ class Execution:
         if complete or self.status is ExecutionStatus.COMPLETED:
             self.progress = 100
             return
-        total = done = 0.0
-        completed, running, pending = (
-            StepStatus.COMPLETED,
-            StepStatus.RUNNING,
-            StepStatus.PENDING,
-        )
-        for step in self.steps.values():
-            weight = step.spec.weight
-            total += weight
-            if step.status is completed:
-                done += weight
-            elif step.status is running:
-                done += weight * step.progress
-            elif step.status is not pending and (
-                step.waived or (step.gave_up and not step.spec.required)
-            ):
-                done += weight
-        self.progress = max(self.progress, min(99, int(100 * done / total)))
+        self.progress = max(self.progress, min(99, self.steps.percent_done))
 
 
 _fields = attrgetter(*Execution.__match_args__)
 """All fields, in the constructor's order: with them a copy takes a third of ``replace``."""
 
 
-def _same(one: object, other: object) -> bool:
-    """Equal as JSON. To Python ``True`` is 1; to whoever reads the data it isn't."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return isinstance(one, bool) == isinstance(other, bool) and one == other
+def _too_large(output: Mapping[str, Any]) -> str:
+    # The same whatever else there is in the data: a report that is repeated is known by it.
+    return (
+        f"its output has {size_bytes(output)} bytes as JSON, more than the execution's data has "
+        f"room for: it may have {MAX_DATA_BYTES} in all"
+    )

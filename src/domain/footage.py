@@ -10,7 +10,7 @@ litter that operating systems leave, and what is no file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -167,11 +167,20 @@ class Card:
     volume: whether the identity is the volume's own; otherwise it is only the
         path, which the next card may have too, and a hash has to decide what is
         known.
+    generation: counts the times that it was filled anew: formatted or emptied. What
+        the ledger knows of one generation says nothing of another's files, for names,
+        sizes and even times recur.
     """
 
     identity: str
     label: str
     volume: bool
+    generation: int = 1
+
+    @property
+    def ledger_identity(self) -> str:
+        """What the ledger's rows have: the identity, and from the second on the generation."""
+        return self.identity if self.generation == 1 else f"{self.identity}#{self.generation}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +206,40 @@ HASH_NAMES = ("c4", "md5", "sha1", "xxh128", "xxh3", "xxh64")
 """Of the hashes that footage may be known by, as manifests write them."""
 
 
+class Familiarity(StrEnum):
+    """How much the ledger knows of a file, at all destinations together.
+
+    NEW: nothing, at one of them at least. TO_HASH: it has a row with its path and size that
+    only its bytes can tell to be its own. KNOWN: each has its row.
+    """
+
+    NEW = "new"
+    KNOWN = "known"
+    TO_HASH = "to_hash"
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What there is to be copied, by kind and by what the ledger knows: files and bytes."""
+
+    counts: Mapping[tuple[FileKind, Familiarity], tuple[int, int]]
+
+    def of(self, familiarity: Familiarity) -> tuple[int, int]:
+        found = [count for (_, each), count in self.counts.items() if each is familiarity]
+        return sum(files for files, _ in found), sum(size_bytes for _, size_bytes in found)
+
+    def as_json(self) -> dict[str, Any]:
+        by_kind: dict[str, dict[str, Any]] = {}
+        for (kind, familiarity), count in sorted(self.counts.items()):
+            by_kind.setdefault(kind.value, {})[familiarity.value] = _count(count)
+        return {each.value: _count(self.of(each)) for each in Familiarity} | {"by_kind": by_kind}
+
+
+def _count(files_and_bytes: tuple[int, int]) -> dict[str, int]:
+    files, size_bytes = files_and_bytes
+    return {"files": files, "bytes": size_bytes}
+
+
 class JobStatus(StrEnum):
     CREATED = "created"
     COPIED = "copied"
@@ -208,6 +251,7 @@ class Job:
 
     name: the folder below the library; nobody else has it.
     file_count and total_bytes: what the scan found to be copied.
+    intake: how much of it the ledger knew at the scan, as JSON (``Intake.as_json``).
     verdict: the last one on its card, as JSON (``application/report.py``); None before that.
     """
 
@@ -221,6 +265,7 @@ class Job:
     total_bytes: int
     created_at: datetime
     completed_at: datetime | None = None
+    intake: Mapping[str, Any] | None = None
     verdict: Mapping[str, Any] | None = None
 
 
@@ -228,6 +273,7 @@ class Job:
 class ImportedFile:
     """A ledger row: a copy of this file was verified and published.
 
+    card_identity: with its generation (``Card.ledger_identity``).
     hash: as text, by ``hash_name``. further: other hashes from the same reading, each with
     its name; they don't make it another file.
     """
@@ -253,3 +299,18 @@ class VerifiedCopy:
     path: bytes
     verified_at: datetime
     cold: bool = False
+
+
+def known_copies(file: CardFile, copies: Iterable[VerifiedCopy], card: Card) -> list[VerifiedCopy]:
+    """Those that are this file's without its being read: same generation of a volume, path,
+    size and time. All others with its path and size are candidates, for its bytes to decide.
+    """
+    if not card.volume:
+        return []
+    return [
+        copy
+        for copy in copies
+        if copy.file.card_identity == card.ledger_identity
+        and (copy.file.path, copy.file.size_bytes) == (file.path, file.size_bytes)
+        and same_time(copy.file.mtime_ns, file.mtime_ns)
+    ]

@@ -1,10 +1,10 @@
 """Whose card it is, and which of its files make one clip.
 
 What decides
-    Names and folders alone, by the makers' layouts. No index that a camera leaves
-    (MEDIAPRO.XML, MVP databases, playlists) is asked: those go stale, and a clip that
-    one doesn't list would be lost to sight. A card may hold several layouts at once,
-    so every file is looked at by itself.
+    Names and folders, by the makers' layouts. The indexes that cameras leave (databases,
+    playlists) go stale, and a clip that one doesn't list would be lost to sight. So one
+    may at most say where a file belongs that has no clip by its name (``linked``). A card
+    may hold several layouts at once, so every file is looked at by itself.
 
 How files find together
     Each file makes a *claim*: its kind, the key of the clip that it belongs to, its
@@ -104,8 +104,18 @@ class Contents:
         yield from self.loose
 
 
-def contents_of(files: Iterable[CardFile]) -> Contents:
-    """Understand an inventory: whole, with each path once, in any order."""
+class Link(NamedTuple):
+    """What an index on the card says of a file: its recording, by its path, and its kind."""
+
+    media: bytes
+    kind: FileKind
+
+
+def contents_of(files: Iterable[CardFile], linked: Mapping[bytes, Link] | None = None) -> Contents:
+    """Understand an inventory: whole, with each path once, in any order.
+
+    linked: by path, what indexes say; perhaps wrongly, perhaps of files that aren't there.
+    """
     inventory = sorted(files, key=lambda file: file.path)
     fold = _fold(inventory)
     layouts: set[Layout] = set()
@@ -129,10 +139,20 @@ def contents_of(files: Iterable[CardFile]) -> Contents:
         if claim.key is None:
             loose.append(_as(file, claim.kind, None))
         else:
-            groups.setdefault(claim.key, []).append(_Claimed(claim, file))
+            group = groups.get(claim.key)
+            if group is None:
+                groups[claim.key] = [_Claimed(claim, file)]
+            else:
+                group.append(_Claimed(claim, file))
     clips: list[Clip] = []
-    for group in groups.values():
-        _divide(group, clips, loose)
+    # Of a large card there is no room to hold it all twice: what has become a clip can go.
+    divided = [*groups.values()]
+    del inventory, groups
+    divided.reverse()
+    while divided:
+        _divide(divided.pop(), clips, loose)
+    if linked:
+        clips, loose = _joined(clips, loose, {fold(path): to for path, to in linked.items()}, fold)
     clips.sort(key=lambda clip: clip.id)
     loose.sort(key=lambda file: file.path)
     layouts.update(clip.layout for clip in clips)
@@ -168,7 +188,7 @@ class _Claimed(NamedTuple):
 def _divide(group: Sequence[_Claimed], clips: list[Clip], loose: list[CardFile]) -> None:
     """Make clips of what has one key; what finds none of them stays loose."""
     if len(group) == 1:  # as most stills are
-        (claim, file), *_ = group
+        claim, file = group[0]
         if claim.kind is FileKind.MEDIA or claim.guessed:
             alone = _as(file, FileKind.MEDIA, file.path)
             clips.append(Clip(claim.layout or Layout.UNKNOWN, (alone,)))
@@ -218,6 +238,60 @@ def _clip(media: list[_Claimed], beside: list[_Claimed]) -> Clip:
         tuple(of_kind.pop(FileKind.PROXY, ())),
         tuple(of_kind.pop(FileKind.THUMBNAIL, ())),
         tuple(file for files in of_kind.values() for file in files),
+    )
+
+
+def _joined(
+    clips: Sequence[Clip],
+    loose: Sequence[CardFile],
+    linked: Mapping[bytes, Link],
+    fold: Callable[[bytes], bytes],
+) -> tuple[list[Clip], list[CardFile]]:
+    """Files that nobody had by their names, with the clips that an index gives them to.
+
+    That is what is loose, and what is a clip by itself in another folder than its recording:
+    an index isn't believed that calls one recording another's proxy.
+    """
+    owners = {fold(clip.id): clip for clip in clips}
+    joining: dict[bytes, list[CardFile]] = {}
+
+    def join(file: CardFile) -> bool:
+        link = linked.get(fold(file.path))
+        if link is None or fold(link.media) in linked:  # what goes itself takes nobody along
+            return False
+        owner = owners.get(fold(link.media))
+        if owner is None:
+            return False
+        joining.setdefault(owner.id, []).append(_as(file, link.kind, owner.id))
+        return True
+
+    left = [file for file in loose if file.kind not in FILE_KINDS or not join(file)]
+    stay = []
+    for clip in clips:
+        link = linked.get(fold(clip.id)) if len(clip.files) == 1 else None
+        is_elsewhere = link is not None and _folder(link.media, fold) != _folder(clip.id, fold)
+        if not (is_elsewhere and join(clip.media[0])):
+            stay.append(clip)
+    return [_with(clip, joining.get(clip.id, ())) for clip in stay], left
+
+
+def _folder(path: bytes, fold: Callable[[bytes], bytes]) -> bytes:
+    return fold(path).rpartition(b"/")[0]
+
+
+def _with(clip: Clip, more: Sequence[CardFile]) -> Clip:
+    if not more:
+        return clip
+    of_kind = {
+        kind: tuple(sorted((f for f in more if f.kind is kind), key=lambda file: file.path))
+        for kind in (FileKind.PROXY, FileKind.THUMBNAIL, FileKind.SIDECAR)
+    }
+    return Clip(
+        clip.layout,
+        clip.media,
+        clip.proxies + of_kind[FileKind.PROXY],
+        clip.thumbnails + of_kind[FileKind.THUMBNAIL],
+        clip.sidecars + of_kind[FileKind.SIDECAR],
     )
 
 
@@ -344,7 +418,7 @@ def _gopro(layout: Layout, place: re.Match[bytes], name: bytes) -> _Claim | None
 
 def _dcf(layout: Layout, place: re.Match[bytes], name: bytes) -> _Claim | None:
     """Files of one name are one object: that is DCF's own rule (raw and JPEG, film and THM)."""
-    if _CANON_CINEMA.fullmatch(name):
+    if b"_canon" in name.lower() and _CANON_CINEMA.fullmatch(name):
         return None  # cinema cameras write their own names into DCIM as well
     kind = kind_of(name)
     if kind is FileKind.OTHER:

@@ -62,9 +62,14 @@ def folded(path: bytes) -> str:
     return unicodedata.normalize("NFC", path.decode("utf-8", "surrogateescape")).casefold()
 
 
+def is_device(name: str) -> bool:
+    """Whether Windows takes it for a device, with whatever suffix."""
+    return _DEVICE.match(name) is not None
+
+
 def _escaped(name: bytes) -> bytes:
     text = _MISTAKABLE.sub("%25", name.decode("utf-8", "surrogateescape"))
-    device = _DEVICE.match(text) is not None
+    device = is_device(text)
     last = len(text) - 1
     return b"".join(
         b"".join(b"%%%02X" % byte for byte in character.encode("utf-8", "surrogateescape"))

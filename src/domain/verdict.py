@@ -6,12 +6,12 @@ ledger says which copies were verified, and the disks say which of those still s
 What can't be shown counts against it, so every doubt makes the verdict false.
 
 Which copies are a file's (``copies_of``)
-    A row of the same volume with the same path, size and time; or one that this very job
-    made of it. Any further copy with that path and size whose hash is the same is as
-    good. Where none of these is there, the copy step has compared hashes: a file that is
-    as the scan found it, in a job that was copied to its end, is one of the copies with
-    its path and size. If those all have one hash, that is it; if not, only reading the
-    file can tell.
+    A row of the same generation of the same volume with the same path, size and time; or
+    one that this very job made of it. Any further copy with that path and size whose hash
+    is the same is as good. Where none of these is there, the copy step has compared hashes:
+    a file that is as the scan found it, in a job that was copied to its end, is one of the
+    copies with its path and size. If those all have one hash, that is it; if not, only
+    reading the file can tell.
 """
 
 from __future__ import annotations
@@ -20,8 +20,22 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 
-from domain.footage import COPIED_KINDS, Card, CardFile, FileKind, VerifiedCopy, same_time, shown
+from domain.footage import (
+    COPIED_KINDS,
+    Card,
+    CardFile,
+    FileKind,
+    VerifiedCopy,
+    known_copies,
+    same_time,
+    shown,
+)
+
+MAX_NAMED = 3
+MAX_NAMED_CHARACTERS = 80
+"""Files that the words name, and of each path: they are one sentence, on a screen at a cart."""
 
 
 class Doubt(StrEnum):
@@ -130,8 +144,17 @@ class Verdict:
         unsafe = self.files - self.safe_files
         if unsafe:
             files = _count(self.files, "file")
-            whole.append(f"{unsafe} of {files} not standing verified on {where}")
+            whole.append(f"{unsafe} of {files} not standing verified on {where}{self._names()}")
         return f"NOT safe to format: {'; '.join(whole) or 'there is no destination'}"
+
+    def _names(self) -> str:
+        """The first files that aren't safe, in brackets."""
+        paths = dict.fromkeys(each.path for each in self.reasons if each.path is not None)
+        named = [_cut(shown(path)) for path in islice(paths, MAX_NAMED)]
+        if not named:
+            return ""
+        more = len(paths) - len(named)
+        return f" ({', '.join(named)}{f' and {more} more' if more else ''})"
 
 
 def judge(
@@ -188,13 +211,14 @@ def copies_of(
         for copy in copies
         if (copy.file.path, copy.file.size_bytes) == (file.path, file.size_bytes)
     ]
-    same = [
+    made = [
         copy
         for copy in alike
-        if copy.file.card_identity == card.identity and same_time(copy.file.mtime_ns, file.mtime_ns)
+        if copy.file.card_identity == card.ledger_identity
+        and same_time(copy.file.mtime_ns, file.mtime_ns)
+        and copy.path.startswith(job_folder + b"/")
     ]
-    made = [copy for copy in same if copy.path.startswith(job_folder + b"/")]
-    known = made or (same if card.volume else []) or (alike if is_settled else [])
+    known = made or known_copies(file, alike, card) or (alike if is_settled else [])
     contents = {(copy.file.hash_name, copy.file.hash) for copy in known}
     if len(contents) > 1:
         return None
@@ -232,6 +256,12 @@ def _reasons(each: Examined, destinations: Collection[str]) -> Iterable[Reason]:
 
 def _stands(found: FoundCopy, destination: str) -> bool:
     return found.state is State.STANDS and found.copy.destination == destination
+
+
+def _cut(name: str) -> str:
+    """Its end: that is what tells one file of a card from another."""
+    over = len(name) - MAX_NAMED_CHARACTERS
+    return name if over <= 0 else f"...{name[over + 3 :]}"
 
 
 def _count(number: int, what: str) -> str:

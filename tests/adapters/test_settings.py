@@ -51,6 +51,18 @@ def test_further_destinations_are_folders_each_counted_once() -> None:
     assert settings.destinations == ("/b", "/a")
 
 
+@pytest.mark.parametrize("text", ["{reel}", "/footage/{date}", "{date}/../{card}", "{clip}", " "])
+def test_a_layout_that_could_not_hold_a_card_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="RUSHES_LAYOUT: ") as refused:
+        Settings.load({}, {"RUSHES_LAYOUT": text})
+    assert refused.value.field == "RUSHES_LAYOUT"
+
+
+def test_the_layout_is_a_folder_a_job_or_what_is_asked_for() -> None:
+    assert Settings.load({}, {}).layout == "{date}_{card}"
+    assert Settings.load({}, {"RUSHES_LAYOUT": "{date}/{clip}"}).layout == "{date}/{clip}"
+
+
 @pytest.mark.parametrize("text", ["sha256", "md5,md5", "XXH64", ",", "xxh64 md5"])
 def test_hashes_that_no_manifest_knows_are_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="RUSHES_HASHES"):
@@ -68,3 +80,64 @@ def test_a_second_reading_of_the_card_is_a_yes_or_a_no() -> None:
     assert Settings.load({}, {"RUSHES_VERIFY_SOURCE": "true"}).verify_source
     with pytest.raises(InvalidInput, match="RUSHES_VERIFY_SOURCE"):
         Settings.load({}, {"RUSHES_VERIFY_SOURCE": "maybe"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("RUSHES_HOST", "example.com"),
+        ("RUSHES_HOST", "1.2.3"),
+        ("RUSHES_HOST", "127.0.0.1:80"),
+        ("RUSHES_HOSTS", "*"),
+        ("RUSHES_HOSTS", "*.studio.lan"),
+        ("RUSHES_HOSTS", "http://rushes.lan"),
+        ("RUSHES_HOSTS", "rushes.lan:8000"),
+        ("RUSHES_HOSTS", "rushes.lan/x"),
+        ("RUSHES_ORIGINS", "*"),
+        ("RUSHES_TLS_CERTIFICATE", "server.pem"),
+        ("RUSHES_TLS_CA", "ca.pem"),
+        ("RUSHES_RATE", "-1"),
+        ("RUSHES_RATE", "1.5"),
+        ("RUSHES_CONNECTIONS", "0"),
+        ("RUSHES_CONNECTIONS", "many"),
+        ("RUSHES_INSECURE", "perhaps"),
+    ],
+)
+def test_what_can_t_be_listened_with_is_refused_by_name(name: str, text: str) -> None:
+    with pytest.raises(InvalidInput, match=name) as refused:
+        Settings.load({}, {name: text})
+    assert refused.value.field == name
+
+
+def test_a_certificate_and_its_key_go_together() -> None:
+    alone = {"RUSHES_TLS_CERTIFICATE": "/server.pem"}
+    for environment, missing in (
+        (alone, "RUSHES_TLS_KEY"),
+        ({"RUSHES_TLS_KEY": "/server.key"}, "RUSHES_TLS_CERTIFICATE"),
+        ({"RUSHES_TLS_CLIENT_CA": "/ca.pem"}, "RUSHES_TLS_CERTIFICATE"),
+    ):
+        with pytest.raises(InvalidInput, match=missing):
+            Settings.load({}, environment)
+    assert Settings.load({}, alone | {"RUSHES_TLS_KEY": "/server.key"}).tls_certificate
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "beyond", "near"),
+    [
+        ("", "127.0.0.1", False, "127.0.0.1"),
+        ("localhost", "127.0.0.1", False, "127.0.0.1"),
+        ("127.0.0.2", "127.0.0.2", False, "127.0.0.2"),
+        ("::1", "::1", False, "::1"),
+        ("0.0.0.0", "0.0.0.0", True, "127.0.0.1"),
+        ("0:0:0:0:0:0:0:0", "::", True, "::1"),
+        ("192.168.1.5", "192.168.1.5", True, "192.168.1.5"),
+    ],
+)
+def test_who_can_reach_an_address(text: str, host: str, beyond: bool, near: str) -> None:
+    settings = Settings.load({}, {"RUSHES_HOST": text})
+    assert (settings.host, settings.beyond_loopback, settings.near_host) == (host, beyond, near)
+
+
+def test_further_names_of_a_server_are_compared_as_dns_does() -> None:
+    environment = {"RUSHES_HOSTS": "Rushes.Studio.LAN, cart-1,[fd00::5]"}
+    assert Settings.load({}, environment).hosts == ("rushes.studio.lan", "cart-1", "fd00::5")

@@ -16,7 +16,7 @@ from application.views import message_view
 from domain.errors import FactsGone, Unavailable
 from tests.fakes.engine import Engine
 from tests.fakes.executions import MemoryExecutions
-from tests.fakes.world import EPOCH, FakeClock, settle, until
+from tests.fakes.world import EPOCH, FakeClock, ManualDispatcher, settle, until
 
 
 def nothing(context: StepContext) -> None:
@@ -284,6 +284,38 @@ async def test_who_reads_too_slowly_is_told_that_the_rest_was_forgotten() -> Non
     assert (refused.value.since, refused.value.oldest) == (5, 24)
     assert slow.ids == [1, 2, 3, 4, 5], "a page is whole, and there is none with a gap"
     engine.feed.close()
+
+
+async def test_who_follows_one_execution_is_told_that_the_rest_of_it_was_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feed_module, "PAGE", 2)
+    engine = await Engine(Pipeline("one", [step(name="a")(nothing)])).open()
+    made = (await engine.ran("one")).id
+    later = Feed(engine.executions, engine.clock)  # to which all of it is history
+    await later.open()
+    async with aclosing(later.follow(0, made)) as entries:
+        seen = [await anext(entries), await anext(entries)]
+        assert len(await engine.log()) > len(seen)
+        engine.clock.tick(10)
+        assert await engine.executions.forget(engine.clock.now(), 1) == 1
+        with pytest.raises(FactsGone):
+            await anext(entries)
+
+
+async def test_who_follows_one_that_is_held_waits_for_it_to_begin() -> None:
+    one = Pipeline("one", [step(name="a")(nothing)])
+    engine = await Engine(one, dispatcher=ManualDispatcher()).open()
+    await engine.trigger("one", {})
+    await engine.hold.pause()
+    made = (await engine.trigger("one", {})).execution.id
+    later = Feed(engine.executions, engine.clock)
+    await later.open()
+    follower = Follower(later, 0, execution_id=made)
+    await settle()
+    assert not follower.task.done(), "nothing has been said of it yet, and it isn't forgotten"
+    later.close()
+    await follower.task
 
 
 async def test_a_feed_goes_on_after_the_last_id_when_everything_is_forgotten(

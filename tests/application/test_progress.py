@@ -146,6 +146,20 @@ async def test_a_status_lays_the_live_progress_over_the_committed_state(board: B
     assert (await board.engine.executions.get(1)).progress == 0
 
 
+async def test_a_status_has_what_a_running_step_said_last_and_nothing_of_one_that_has_ended(
+    board: Board,
+) -> None:
+    await board.note(0.25, bytes_done=1, bytes_total=4)
+    uuid = board.started[0].execution.uuid
+    shown = {step.step_key: step.detail for step in (await board.engine.status.get(uuid)).steps}
+    assert shown == {"a": {"bytes_done": 1, "bytes_total": 4}, "b": {}}
+    encoded = await board.engine.status.encoded(uuid, lambda view: repr(view.steps).encode())
+    assert b"bytes_done" in encoded
+
+    board.engine.board.end(board.started[0].ref)
+    assert [step.detail for step in (await board.engine.status.get(uuid)).steps] == [{}, {}]
+
+
 async def test_live_progress_is_stored_with_the_next_outcome_and_held(board: Board) -> None:
     await board.note(0.9)
     await board.engine.advance.complete(board.started[1].ref, {})

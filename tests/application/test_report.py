@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from typing import Any
@@ -16,7 +17,16 @@ from hypothesis import strategies as st
 from application.ports import AttemptRef
 from application.report import COLUMNS, MAX_REASONS, NO_VERDICT, Report, verdict_record
 from domain.errors import JobNotFound
-from domain.footage import Card, CardFile, FileKind, ImportedFile, VerifiedCopy, shown
+from domain.footage import (
+    Card,
+    CardFile,
+    Familiarity,
+    FileKind,
+    ImportedFile,
+    Intake,
+    VerifiedCopy,
+    shown,
+)
 from domain.verdict import Examined, FoundCopy, State, judge
 from tests.fakes.footage import MemoryCardFiles, MemoryJobs, MemoryLedger
 
@@ -50,7 +60,9 @@ HOSTILE = (
 class Stored:
     """A job with its files, copies and verdict, as the steps would have left them."""
 
-    def __init__(self, *files: CardFile, card: Card = CARD) -> None:
+    def __init__(
+        self, *files: CardFile, card: Card = CARD, intake: dict[str, Any] | None = None
+    ) -> None:
         def yes(attempt: AttemptRef) -> bool:
             return True
 
@@ -61,7 +73,12 @@ class Stored:
         self.files = files
         self.card_files.replace(ATTEMPT, files)
         self.job = self.jobs.create(
-            ATTEMPT, name="2026-11-22_A001", card=card, file_count=len(files), total_bytes=0
+            ATTEMPT,
+            name="2026-11-22_A001",
+            card=card,
+            file_count=len(files),
+            total_bytes=0,
+            intake=intake,
         )
         self.report = Report(self.jobs, self.card_files, self.ledger)
 
@@ -214,6 +231,41 @@ def test_the_verdict_stands_on_top_in_words() -> None:
     assert "NOT safe to format: 1 of 1 file not standing verified on 1 destination" in bad
     assert "What stands against formatting" in bad
     assert "its copy is no longer on /disk" in bad
+
+
+def test_a_report_made_later_says_what_was_said_then() -> None:
+    stored = Stored(file(b"A.MP4"), file(b"B.MP4")).copied(folder=b"2026-11-01_A001/")
+    stored.judged(judged_at="2026-11-22T12:00:00.000Z")
+    then, table = stored.page, stored.table
+    later = NOON + timedelta(days=1)
+    for folder, more in (
+        (b"2026-11-23_A001/", {}),
+        (b"2026-11-01_A001/", {"card_identity": CARD.identity + "#2"}),  # the same place again
+        (b"2026-11-23_B007/", {"card_identity": "volume:9:64", "hash": "cd" * 8}),
+    ):
+        rows = [
+            VerifiedCopy(replace(copy.file, **more), DISK, folder + copy.file.path, at)
+            for copy in stored.ledger.known(stored.files, DISK)[b"A.MP4"][:1]
+            for at in [copy.verified_at if folder.startswith(b"2026-11-01") else later]
+        ]
+        stored.ledger.record(ATTEMPT, stored.job.id, rows)
+    assert (stored.page, stored.table) == (then, table)
+    assert "2026-11-01_A001/A.MP4" in then
+
+
+def test_a_card_of_a_later_generation_says_so_and_what_the_ledger_knew() -> None:
+    stored = Stored(file(b"A.MP4"), card=replace(CARD, generation=3))
+    assert "Card&#x27;s generation" in stored.page
+    assert "Card&#x27;s generation" not in Stored(file(b"A.MP4")).page
+    intake = Intake(
+        {
+            (FileKind.MEDIA, Familiarity.NEW): (2, 20),
+            (FileKind.SIDECAR, Familiarity.NEW): (1, 1),
+            (FileKind.MEDIA, Familiarity.KNOWN): (5, 50),
+        }
+    )
+    page = Stored(file(b"A.MP4"), intake=intake.as_json()).page
+    assert "3 new, 5 known</bdi>" in page
 
 
 def test_a_file_that_was_known_says_where_it_stands() -> None:

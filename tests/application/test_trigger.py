@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -53,6 +54,20 @@ def circular() -> dict[str, Any]:
     value: dict[str, Any] = {}
     value["self"] = [value, value]
     return value
+
+
+async def test_what_a_pipeline_s_own_check_refuses_is_never_begun() -> None:
+    def check(data: Mapping[str, Any]) -> None:
+        if "folder" not in data:
+            raise InvalidInput("which folder?", field="folder")
+
+    engine = await Engine(
+        Pipeline("checked", [scan], check=check), dispatcher=ManualDispatcher()
+    ).open()
+    with pytest.raises(InvalidInput, match="which folder"):
+        await engine.trigger("checked", {"a": 1})
+    assert await nothing_happened(engine)
+    assert (await engine.trigger("checked", {"folder": "/a"})).execution.status == "running"
 
 
 async def test_a_trigger_is_answered_with_the_running_execution(engine: Engine) -> None:

@@ -1,6 +1,10 @@
 """Kills a real server while it copies cards to two destinations, and looks at what is there.
 
 ``python -m tests.chaos.copying --kills 100`` for longer than the tests do it.
+
+At the end every byte is verified; nothing was overwritten, be it somebody else's or a file
+that once stood under its final name; no part is left; and the ledger, the files and the
+manifests agree.
 """
 
 from __future__ import annotations
@@ -15,16 +19,23 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from xml.etree import ElementTree as ET
 
 import xxhash
 
-from tests.e2e.server import Server
+from tests.e2e.server import Server, eventually, steps
 
 LARGE_BYTES = 72 * 1024 * 1024
 """Above what is gone on with after a crash instead of begun anew."""
 
+AIMED = 0.75
+"""The share of kills that wait until the card is being copied; the others come at any time."""
+
+SLOWEST_AIMED_S = 0.5
 SLOWEST_KILL_S = 1.2
-"""After so long a copy is over, so a kill would hit nothing."""
+"""After so long a copy, or all of it, is over, so a kill would hit nothing."""
+
+MANIFEST = "{urn:ASC:MHL:v2.0}"
 
 
 @dataclass
@@ -32,6 +43,7 @@ class Report:
     kills: int = 0
     in_the_copy: int = 0
     parts_left: int = 0
+    given_up: int = 0
     jobs: int = 0
     files: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -39,7 +51,8 @@ class Report:
     def __str__(self) -> str:
         lines = [
             f"{self.kills} kills, {self.in_the_copy} of them while footage was copied; "
-            f"{self.parts_left} times a part was there afterwards",
+            f"{self.parts_left} times a part was there afterwards; {self.given_up} times the copy "
+            "was killed so often in a row that it was given up, and retried",
             f"{self.jobs} jobs, {self.files} files looked at",
             *(f"WRONG: {each}" for each in self.wrong),
         ]
@@ -58,13 +71,14 @@ class CopyChaos:
         self._theirs = self._server.library / "theirs.mp4"
         self._theirs.write_bytes(b"nobody touches this")
         self._report = Report()
+        self._published: dict[Path, tuple[int, int]] = {}
 
     def run(self) -> Report:
         self._server.start()
         try:
             while self._report.kills < self._kills:
                 self._life()
-            execution = self._under_way() or self._trigger()
+            execution = self._under_way()
             ended = self._server.ended(execution)
             if ended["status"] != "completed":
                 self._report.wrong.append(f"the last execution ended so: {ended}")
@@ -76,12 +90,15 @@ class CopyChaos:
         return self._report
 
     def _life(self) -> None:
-        if self._under_way() is None:
-            self._trigger()
+        execution = self._under_way()
         process = self._server.process
         assert process is not None
+        slowest_s = SLOWEST_KILL_S
+        if self._random.random() < AIMED:
+            self._wait_for_the_copy(execution)
+            slowest_s = SLOWEST_AIMED_S
         try:
-            process.wait(self._random.random() * SLOWEST_KILL_S)
+            process.wait(self._random.random() * slowest_s)
             self._report.wrong.append("the server ended by itself")
         except subprocess.TimeoutExpired:
             pass
@@ -90,14 +107,31 @@ class CopyChaos:
         running = self._rows("SELECT step_name FROM pipeline_step WHERE status = 'running'")
         self._report.in_the_copy += ("copy_files",) in running
         self._report.parts_left += bool(self._leftovers())
+        self._note_what_is_published()
         self._server.start()
+
+    def _wait_for_the_copy(self, execution: str) -> None:
+        eventually(
+            lambda: steps(self._server.execution(execution))["copy_files"]["status"],
+            lambda status: status != "pending",
+        )
 
     def _trigger(self) -> str:
         return self._server.trigger("sd_ingest", sd_path=str(self._card), again=True)
 
-    def _under_way(self) -> str | None:
-        found = self._server.get("/api/pipeline", status="running")["executions"]
-        return found[0]["execution_id"] if found else None
+    def _under_way(self) -> str:
+        """The execution that runs; the one that was given up goes on, as a person would have it."""
+        for status in ("running", "failed"):
+            for found in self._server.get("/api/pipeline", status=status)["executions"]:
+                execution: str = found["execution_id"]
+                if status == "failed":
+                    if "lost its worker" not in found["error_message"]:
+                        self._report.wrong.append(f"an execution failed: {found['error_message']}")
+                        continue
+                    self._server.request("POST", f"/api/pipeline/{execution}/retry")
+                    self._report.given_up += 1
+                return execution
+        return self._trigger()
 
     def _rows(self, query: str) -> list[tuple[object, ...]]:
         database = sqlite3.connect(f"file:{self._server.place}/rushes.db?mode=ro", uri=True)
@@ -120,6 +154,15 @@ class CopyChaos:
             footage[path] = xxhash.xxh64_hexdigest(content)
         return footage
 
+    def _note_what_is_published(self) -> None:
+        """What has its final name keeps it, and stays the file that it is."""
+        for destination in (self._server.library, self._backup):
+            for path in _footage(destination):
+                status = path.stat()
+                now = (status.st_ino, status.st_mtime_ns)
+                if self._published.setdefault(path, now) != now:
+                    self._report.wrong.append(f"{path} was overwritten")
+
     def _leftovers(self) -> list[Path]:
         """Of the copies, and of what is written about them."""
         return [
@@ -134,6 +177,8 @@ class CopyChaos:
         if self._theirs.read_bytes() != b"nobody touches this":
             wrong.append("a file that was there before is another now")
         wrong += [f"{place} is left over" for place in self._leftovers()]
+        self._note_what_is_published()
+        wrong += [f"{path} is gone" for path in self._published if not path.exists()]
         jobs = [str(name) for (name,) in self._rows("SELECT name FROM job WHERE status = 'copied'")]
         self._report.jobs = len(jobs)
         if not jobs:
@@ -151,14 +196,35 @@ class CopyChaos:
             if ledger != wanted:
                 wrong.append(f"{destination}: the ledger is not what was copied")
             found = {
-                f"{job}/{path.relative_to(destination / job)}": _hash(path)
-                for job in jobs
-                for path in (destination / job).rglob("*")
-                if path.is_file() and path.parent.name in ("100GOPRO", "MISC")
+                str(path.relative_to(destination)): _hash(path) for path in _footage(destination)
             }
             if found != wanted:
                 wrong.append(f"{destination}: the files are not what was on the card")
+            if _listed(destination) != wanted:
+                wrong.append(f"{destination}: the manifests are not what was copied")
             self._report.files += len(found)
+
+
+def _footage(destination: Path) -> list[Path]:
+    """What has a final name in jobs' folders."""
+    return [
+        path
+        for path in destination.glob("*/*/**/*")
+        if path.is_file()
+        and path.suffix in (".MP4", ".bin")
+        and path.relative_to(destination).parts[1] in ("DCIM", "MISC")
+    ]
+
+
+def _listed(destination: Path) -> dict[str, str]:
+    """Paths and hashes of what the manifests have."""
+    return {
+        f"{manifest.parent.parent.name}/{each.findtext(f'{MANIFEST}path')}": str(
+            each.findtext(f"{MANIFEST}xxh64")
+        )
+        for manifest in destination.glob("*/ascmhl/*.mhl")
+        for each in ET.parse(manifest).iter(f"{MANIFEST}hash")
+    }
 
 
 def _hash(path: Path) -> str:

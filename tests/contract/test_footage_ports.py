@@ -115,6 +115,25 @@ async def test_a_job_is_made_as_it_was_asked_for(footage: Footage) -> None:
     assert await footage.call(footage.jobs.get, job.id) == job
 
 
+async def test_a_job_has_its_cards_generation_and_what_the_ledger_knew(footage: Footage) -> None:
+    card, intake = replace(CARD, generation=7), {"new": {"files": 1, "bytes": 2**40}}
+    job = await footage.job(await footage.attempt(), card=card, intake=intake)
+    assert (job.card, job.intake) == (card, intake)
+    assert await footage.call(footage.jobs.get, job.id) == job
+    assert (await footage.job(await footage.attempt())).intake is None
+
+
+async def test_the_highest_generation_of_a_card_is_that_of_any_of_its_jobs(
+    footage: Footage,
+) -> None:
+    assert await footage.call(footage.jobs.generation, CARD.identity) == 0
+    for generation in (1, 3, 2):
+        await footage.job(await footage.attempt(), card=replace(CARD, generation=generation))
+    await footage.job(await footage.attempt(), card=Card("volume:9999", "A001", True, 9))
+    assert await footage.call(footage.jobs.generation, CARD.identity) == 3
+    assert await footage.call(footage.jobs.generation, "volume:123") == 0
+
+
 async def test_an_execution_has_one_job_with_the_name_and_time_that_it_got_first(
     footage: Footage,
 ) -> None:
@@ -143,6 +162,12 @@ async def test_a_name_that_is_said_to_be_taken_gets_a_number_too(footage: Footag
     taken = {"day", "day-2"}.__contains__
     assert (await footage.job(ref, "day", taken=taken)).name == "day-4"
     assert (await footage.job(ref, "day", taken=lambda name: True)).name == "day-4"
+
+
+async def test_a_job_is_known_by_its_whole_name(footage: Footage) -> None:
+    await footage.job(await footage.attempt(), "2026/A001")
+    for name, is_named in (("2026/A001", True), ("2026", False), ("2026/A00", False)):
+        assert await footage.call(footage.jobs.named, name) is is_named
 
 
 async def test_a_job_that_nobody_is_at_and_that_was_never_copied_is_unfinished(

@@ -280,6 +280,7 @@ TABLE: dict[str, Line] = {
 }
 
 VERBS_OF_NO_STATE = {
+    "ask_again",
     "copy",
     "differs_from",
     "given",

@@ -25,6 +25,7 @@ from domain.definition import PipelineDefinition, RetryPolicy, StepSpec
 from domain.errors import AttemptOver, IllegalTransition, InvalidInput, NotExternal, RushesError
 from domain.events import Fact
 from domain.execution import MAX_TAKEOVERS, Execution
+from domain.steps import Steps
 
 NOW = datetime(2026, 11, 22, 8, 29, tzinfo=UTC)
 
@@ -815,10 +816,27 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def what_may_start_is_what_the_rules_let_start(self) -> None:
-        assert {step.key for step in self.execution.ready()} == set(self.ready())
+        queued = {key for key, step in self.known.items() if step.queued_at is not None}
+        assert {step.key for step in self.execution.ready()} == set(self.ready()) - queued
+        asked = self.execution.copy()
+        asked.ask_again()
+        assert {step.key for step in asked.ready()} == set(self.ready())
         for key, step in self.known.items():
             if key not in self.ready():
                 step.queued_at = None  # it waits for something else than a slot
+
+    @invariant()
+    def what_is_counted_as_steps_change_is_what_is_counted_anew(self) -> None:
+        counted = self.execution.steps
+        anew = Steps(self.execution.definition, counted.values())
+        assert (counted.open, counted.percent_done) == (anew.open, anew.percent_done)
+        for spec in self.execution.definition.steps:
+            assert counted.family(spec.name) == anew.family(spec.name)
+            assert counted.is_closed(spec.name) == anew.is_closed(spec.name)
+            for name in (spec.name, f"{spec.name}:*"):
+                assert counted.waiting_for(name) == anew.waiting_for(name)
+        assert set(counted.fresh) <= set(anew.fresh)
+        assert counted.due(self.now) == anew.due(self.now)
 
     @invariant()
     def the_data_is_what_the_trigger_said_and_what_completed_steps_put_out(self) -> None:
@@ -894,8 +912,8 @@ class Life(RuleBasedStateMachine):
             time
             for step in self.known.values()
             if step.status == "pending" and goes_on
-            for time in (step.not_before, step.queue_ends_at)
-            if time is not None and time > self.execution.updated_at
+            for time in [step.not_before if step.queued_at is None else step.queue_ends_at]
+            if time is not None and (step.queued_at or time > self.execution.updated_at)
         ]
         outside = [time for step in self.known.values() for time in step.ends]
         assert self.execution.next_look_at() == min(due + outside, default=None)

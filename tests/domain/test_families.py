@@ -9,8 +9,9 @@ import pytest
 
 from domain.definition import PipelineDefinition, StepSpec
 from domain.errors import AttemptOver, IllegalTransition, InvalidDefinition, InvalidInput
-from domain.execution import Execution, ExecutionStatus
-from domain.step import Step, StepStatus
+from domain.execution import MAX_WARNINGS, Execution, ExecutionStatus
+from domain.step import StepStatus
+from domain.steps import CHUNK, Steps
 
 NOW = datetime(2026, 11, 22, 8, 29, tzinfo=UTC)
 PROBE = StepSpec("probe", dynamic=True)
@@ -82,30 +83,104 @@ def test_who_waits_for_a_family_waits_until_it_is_closed_and_done() -> None:
     assert execution.status is ExecutionStatus.COMPLETED
 
 
-class CountedSteps(dict[str, Step]):
-    """Counts how often somebody goes through all of them."""
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Who has gone through all steps, or all of a family."""
+    seen: list[str] = []
+    for name in ("keys", "values", "items", "of_family"):
+        original = getattr(Steps, name)
 
-    walks = 0
+        def walk(steps: Steps, *of: str, name: str = name, original: Any = original) -> Any:
+            seen.append(name)
+            return original(steps, *of)
 
-    def values(self) -> Any:
-        self.walks += 1
-        return super().values()
+        monkeypatch.setattr(Steps, name, walk)
+    return seen
 
 
-@pytest.mark.parametrize("members", [2, 20])
-def test_a_family_that_waits_for_another_is_not_looked_at_member_by_member(members: int) -> None:
+def test_no_transition_of_a_large_family_goes_through_all_of_it(walks: list[str]) -> None:
     later = StepSpec("later", dynamic=True, depends_on=("probe:*",))
-    execution = scanning(StepSpec("scan", spawns=("probe", "later")), PROBE, later)
+    last = StepSpec("last", depends_on=("later:*",))
+    execution = scanning(StepSpec("scan", spawns=("probe", "later")), PROBE, later, last)
+    walks.clear()  # to begin says which steps there are
+    members = 3 * CHUNK
     for number in range(members):
-        spawn(execution, str(number))
+        spawn(execution, str(number), params={"clip": number})
         spawn(execution, str(number), name="later")
     execution.complete("scan", 1, {}, at=at(3))
-    steps = execution.steps = CountedSteps(execution.steps)
-    assert ready(execution) == [f"probe:{number}" for number in range(members)]
-    assert steps.walks == 3  # ready itself, whether the family is closed, and its members
-    for number in range(members):
-        run(execution, f"probe:{number}")
-    assert ready(execution) == [f"later:{number}" for number in range(members)]
+    drafts = [execution]
+    for name in ("probe", "later"):
+        waiting = ready(drafts[-1])
+        assert waiting == [f"{name}:{number}" for number in range(members)]
+        for key in waiting:
+            drafts.append(drafts[-1].copy())
+            drafts[-1].queue(key, at=at(3))
+            assert drafts[-1].differs_from(drafts[-2])
+        for key in waiting:
+            drafts.append(drafts[-1].copy())
+            drafts[-1].tick(at=at(3))
+            drafts[-1].ask_again(key)
+            assert ready(drafts[-1]) == [key]
+            run(drafts[-1], key, {"seen": 1})
+            assert drafts[-1].next_look_at() is None
+    run(drafts[-1], "last")
+    assert walks == []
+    assert drafts[-1].status is ExecutionStatus.COMPLETED
+
+
+@pytest.mark.parametrize("verb", ["queue", "start", "complete", "spawn"])
+def test_a_draft_shares_with_its_original_what_it_does_not_change(verb: str) -> None:
+    execution = scanning()
+    for number in range(3 * CHUNK):
+        spawn(execution, str(number))
+    draft = execution.copy()
+    match verb:
+        case "queue":
+            draft.queue("probe:100", at=at(3))
+        case "start":
+            draft.start("probe:100", at=at(3))
+        case "complete":
+            draft.complete("scan", 1, {}, at=at(3))
+        case "spawn":
+            spawn(draft, "new")
+    changed = list(draft.steps.changed_since(execution.steps))
+    assert len(changed) == 1
+    assert draft.differs_from(execution)
+    assert not execution.copy().differs_from(execution)
+    assert ("probe:new" in execution.steps, "probe:new" in draft.steps) == (False, verb == "spawn")
+    assert execution.step("probe:100") == execution.copy().step("probe:100")
+
+
+def test_what_a_dropped_draft_had_spawned_is_not_there() -> None:
+    execution = scanning()
+    spawn(execution, "A")
+    dropped = execution.copy()
+    for parameter in ("B", "C"):
+        spawn(dropped, parameter, after=("probe:A",))
+    draft = execution.copy()
+    spawn(draft, "C")
+    spawn(draft, "B")
+    assert list(draft.steps) == ["scan", "report", "probe:A", "probe:C", "probe:B"]
+    assert list(dropped.steps) == ["scan", "report", "probe:A", "probe:B", "probe:C"]
+    assert ready(draft) == ["probe:A", "probe:C", "probe:B"]
+    assert ready(dropped) == ["probe:A"]
+    for each in (draft, dropped):
+        assert [each.step(key).key for key in each.steps] == list(each.steps)
+
+
+def test_who_depends_on_a_family_is_skipped_with_the_first_that_is_also_if_all_are_at_once() -> (
+    None
+):
+    later = StepSpec("later", dynamic=True, depends_on=("probe:*",))
+    last = StepSpec("last", depends_on=("later:*",))
+    execution = scanning(StepSpec("scan", spawns=("probe", "later")), PROBE, later, last)
+    for parameter in "AB":
+        spawn(execution, parameter)
+        spawn(execution, parameter, name="later")
+    execution.start("probe:A", at=at(3))
+    execution.fail("probe:A", 1, "broken", at=at(4))
+    skipped = [step.key for step in execution.steps.values() if step.status is StepStatus.SKIPPED]
+    assert skipped == ["last", "later:A", "later:B"]
 
 
 def test_an_empty_family_is_satisfied_once_it_is_closed() -> None:
@@ -473,3 +548,16 @@ def test_a_held_execution_begins_when_it_is_told_to() -> None:
     assert ready(execution) == ["a"]
     with pytest.raises(IllegalTransition, match="start"):
         execution.begin(at=at(6))
+
+
+def test_no_more_warnings_are_kept_than_anybody_reads() -> None:
+    optional = StepSpec("probe", dynamic=True, required=False)
+    execution = scanning(SCAN, optional)
+    count = MAX_WARNINGS + 5
+    for number in range(count):
+        spawn(execution, str(number))
+        execution.start(f"probe:{number}", at=at(3))
+        execution.fail(f"probe:{number}", 1, "x" * 2000, at=at(4))
+    assert len(execution.warnings) == MAX_WARNINGS
+    assert execution.warnings[0].startswith("optional step probe:0 failed: xxx")
+    assert execution.warnings[-1] == "6 more steps have failed"

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from domain.footage import FILE_KINDS, CardFile, FileKind, kind_of
-from domain.layouts import RULES, Clip, Contents, Layout, contents_of
+from domain.layouts import RULES, Clip, Contents, Layout, Link, contents_of
 from tests.cards import EXAMPLES, CardExample, Take
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cards.md"
@@ -350,6 +350,25 @@ def test_clips_and_loose_files_are_always_the_inventory(
     for file in found:
         # Neither does a file become litter, nor litter a file.
         assert (file.kind in FILE_KINDS) == (kinds[file.path] in FILE_KINDS)
+
+
+@given(cards, st.data())
+def test_whatever_an_index_says_clips_and_loose_files_are_the_inventory(
+    entries: list[tuple[bytes, FileKind]], data: st.DataObject
+) -> None:
+    files = built(entries)
+    names = st.sampled_from([file.path for file in files] or [b"nothing.MP4"]) | odd_paths
+    kinds = st.sampled_from([FileKind.PROXY, FileKind.THUMBNAIL, FileKind.SIDECAR])
+    linked = data.draw(st.dictionaries(names, st.builds(Link, names, kinds), max_size=10))
+    contents, without = contents_of(files, linked), contents_of(files)
+    assert sorted(file.path for file in contents.files()) == sorted(file.path for file in files)
+    for clip in contents.clips:
+        assert clip.media
+        assert {file.clip for file in clip.files} == {clip.id}
+    # What is a recording with something beside it stays one.
+    assert {clip.id for clip in without.clips if len(clip.files) > 1} <= {
+        clip.id for clip in contents.clips
+    }
 
 
 @given(cards, st.randoms(use_true_random=False))

@@ -185,6 +185,16 @@ def test_who_waits_too_long_for_a_slot_fails() -> None:
     assert execution.error_message == ("step a failed (attempt 0): waited more than 5 s for a slot")
 
 
+def test_a_wait_that_is_over_is_looked_at_whatever_has_happened_meanwhile() -> None:
+    execution = triggered(StepSpec("a", queue_timeout_s=5), StepSpec("b"))
+    execution.queue("a", at=at(1))
+    execution.start("b", at=at(1))
+    execution.complete("b", 1, {}, at=at(7))
+    assert execution.next_look_at() == at(6)
+    execution.tick(at=at(7))
+    assert execution.status is ExecutionStatus.FAILED
+
+
 def test_a_pause_is_no_wait_for_a_slot() -> None:
     execution = triggered(StepSpec("a", queue_timeout_s=5))
     execution.queue("a", at=at(1))

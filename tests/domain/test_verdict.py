@@ -48,7 +48,7 @@ def copy_of(
     cold: bool = True,
 ) -> VerifiedCopy:
     time = file.mtime_ns if mtime_ns is None else mtime_ns
-    imported = ImportedFile(card.identity, file.path, file.size_bytes, time, "xxh64", hash)
+    imported = ImportedFile(card.ledger_identity, file.path, file.size_bytes, time, "xxh64", hash)
     return VerifiedCopy(imported, destination, folder + b"/" + file.path, NOON, cold)
 
 
@@ -79,8 +79,23 @@ def test_a_file_without_a_standing_copy_is_named(copies: list[FoundCopy], doubt:
     assert not verdict.safe_to_format
     assert [(each.doubt, each.path) for each in verdict.reasons] == [(doubt, FILE.path)]
     assert verdict.words == (
-        "NOT safe to format: 1 of 1 file not standing verified on 1 destination"
+        "NOT safe to format: 1 of 1 file not standing verified on 1 destination (DCIM/A.MP4)"
     )
+
+
+def test_the_words_name_the_first_files_that_are_not_safe() -> None:
+    long = b"DCIM/" + b"deep/" * 50 + b"last.MP4"
+    examined = [
+        Examined(CardFile(path, FileKind.MEDIA, 10, 5), ())
+        for path in (b"\x1b[2J.MP4", long, b"3.MP4", b"4.MP4", b"5.MP4")
+    ]
+    words = judge(examined, ("/one",)).words
+    cut = "..." + ("deep/" * 50 + "last.MP4")[-77:]
+    assert words == (
+        "NOT safe to format: 5 of 5 files not standing verified on 1 destination "
+        rf"(\x1b[2J.MP4, {cut}, 3.MP4 and 2 more)"
+    )
+    assert words.isprintable()
 
 
 def test_one_standing_copy_on_each_destination_is_enough() -> None:
@@ -248,6 +263,15 @@ def test_what_the_copy_step_has_settled_is_what_all_rows_say_if_they_agree() -> 
     assert known(earlier, card=FOLDER, is_settled=True) == [earlier]
     other = copy_of(card=FOLDER, folder=b"2026-11-02_A001", mtime_ns=2, hash="bb")
     assert known(earlier, other, card=FOLDER, is_settled=True) is None
+
+
+def test_another_generation_of_the_volume_is_another_card() -> None:
+    second = replace(VOLUME, generation=2)
+    ours, theirs = copy_of(card=second, folder=b"then"), copy_of(hash="bb", folder=b"before")
+    given = {"job_folder": JOB, "is_settled": False}
+    assert copies_of(FILE, [ours, theirs], card=second, **given) == [ours]
+    assert copies_of(FILE, [ours, theirs], card=VOLUME, **given) == [theirs]
+    assert copies_of(FILE, [theirs], card=second, **given) is None  # its bytes may tell
 
 
 def test_rows_of_one_volume_that_disagree_are_for_the_bytes_to_tell() -> None:

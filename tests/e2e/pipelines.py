@@ -235,3 +235,16 @@ async def ends_the_process(context: StepContext) -> dict[str, Any]:
 
 
 quitter = Pipeline("quitter", [ends_the_process])
+
+
+wide = Pipeline(
+    "wide",
+    [
+        external_step("gate"),
+        *(
+            external_step(f"gate_{number:03}_{'x' * 50}", depends_on=["gate"])
+            for number in range(120)
+        ),
+    ],
+)
+"""What its start says is as long as a page; nobody does its steps."""

@@ -41,6 +41,7 @@ PIPELINES = ",".join(
         "stubborn_card",
         "stuck",
         "waiting",
+        "wide",
         "words",
     )
 )
@@ -61,7 +62,7 @@ class Server:
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("RUSHES_")},
             "HOME": str(place),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT))),
             "RUSHES_PORT": "0",
             "RUSHES_GRPC_PORT": "0",
             "RUSHES_DATABASE_URL": f"sqlite:///{place}/rushes.db",

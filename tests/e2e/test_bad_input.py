@@ -236,6 +236,22 @@ def test_a_path_where_nothing_is_fails_and_can_be_retried(server: Server, card: 
     assert files_below(Path(completed["execution_data"]["job_folder"])) == footage
 
 
+def test_whoever_completes_a_step_by_hand_says_nothing_of_where_footage_goes(
+    server: Server, card: Path
+) -> None:
+    card.write_text("no card, so that scan_sd fails")
+    execution_id = server.announce(card, "by hand")["data"]["execution_id"]
+    assert server.ended(execution_id)["status"] == "failed"
+    path = f"/api/pipeline/{execution_id}/steps/scan_sd/complete"
+    for name in ("sd_path", "library", "destinations"):
+        refused = server.request("POST", path, json={"output": {name: [str(OUTSIDE_ROOTS)]}})
+        assert (refused.status_code, refused.json()["field"]) == (400, "output")
+        assert repr(name) in refused.json()["detail"]
+    execution = server.execution(execution_id)
+    assert execution["status"] == "failed"
+    assert str(OUTSIDE_ROOTS) not in str(execution["execution_data"])
+
+
 def test_a_path_where_a_file_is_fails_and_says_so(server: Server, card: Path) -> None:
     card.write_text("I am a file")
     failed = server.ended(server.announce(card, "a file")["data"]["execution_id"])

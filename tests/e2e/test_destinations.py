@@ -35,10 +35,16 @@ def test_a_card_is_ingested_to_two_destinations_and_once_more_when_that_is_wishe
             assert footage.items() <= files_below(each).items()
 
 
-def test_bad_destinations_and_hashes_are_named_before_anything_starts(tmp_path: Path) -> None:
+def test_bad_destinations_hashes_and_layouts_are_named_before_anything_starts(
+    tmp_path: Path,
+) -> None:
     rushes = CommandLine(tmp_path)
     gopro_card(tmp_path / "CARD")
-    for name, value in (("RUSHES_DESTINATIONS", "backup"), ("RUSHES_HASHES", "crc32")):
+    for name, value in (
+        ("RUSHES_DESTINATIONS", "backup"),
+        ("RUSHES_HASHES", "crc32"),
+        ("RUSHES_LAYOUT", "{date}/{reel}"),
+    ):
         rushes.environment[name] = value
         refused = rushes("ingest", str(tmp_path / "CARD"))
         assert refused.returncode == 2
@@ -47,10 +53,16 @@ def test_bad_destinations_and_hashes_are_named_before_anything_starts(tmp_path: 
         del rushes.environment[name]
 
 
-def test_a_retry_goes_to_the_destinations_of_the_trigger(tmp_path: Path) -> None:
+def test_a_retry_goes_to_the_destinations_and_by_the_layout_that_it_began_with(
+    tmp_path: Path,
+) -> None:
     """One is missing at first; by the retry the settings have changed, the execution hasn't."""
     backup = tmp_path / "disk" / "backup"
-    server = Server(tmp_path / "server", RUSHES_DESTINATIONS=str(backup)).start()
+    server = Server(
+        tmp_path / "server",
+        RUSHES_DESTINATIONS=str(backup),
+        RUSHES_LAYOUT="{date}/{card}/{clip}",
+    ).start()
     try:
         footage = gopro_card(server.cards / "A001")
         uuid = server.trigger("sd_ingest", sd_path=str(server.cards / "A001"))
@@ -59,7 +71,7 @@ def test_a_retry_goes_to_the_destinations_of_the_trigger(tmp_path: Path) -> None
         assert f"the library {backup} is not there" in failed["error_message"]
         assert job_folders(server.library) == []
         server.stop()
-        del server.environment["RUSHES_DESTINATIONS"]
+        del server.environment["RUSHES_DESTINATIONS"], server.environment["RUSHES_LAYOUT"]
         server.start()
         backup.parent.mkdir()
         assert server.request("POST", f"/api/pipeline/{uuid}/retry").status_code == 202
@@ -67,8 +79,10 @@ def test_a_retry_goes_to_the_destinations_of_the_trigger(tmp_path: Path) -> None
         assert done["status"] == "completed", done
         assert done["execution_data"]["destinations"] == [str(server.library), str(backup)]
         for place in (server.library, backup):
-            (job,) = job_folders(place)
-            assert footage.items() <= files_below(job).items()
+            (day,) = job_folders(place)
+            assert sorted(files_below(day / "A001").values()) == sorted(footage.values())
+            assert (day / "A001" / "GX010001" / "GX010001.MP4").is_file()
+            assert (day / "A001" / "ascmhl").is_dir()
     finally:
         if server.process is not None and server.process.poll() is None:
             server.kill()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
+import httpx2
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.e2e.server import RUSHES, Server
+from tests.e2e.server import Server
 
 
 @pytest.mark.parametrize(
@@ -62,16 +62,26 @@ def test_a_page_that_the_settings_name_is_let_in(start_server, tmp_path: Path) -
     assert other.status_code == 403
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
-def test_anything_but_the_loopback_is_refused_at_start(host: str, tmp_path: Path) -> None:
-    answer = subprocess.run(
-        [RUSHES, "--database-url", f"sqlite:///{tmp_path}/x.db", "serve", "--host", host],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert answer.returncode == 2
-    assert host in answer.stderr
-    assert "loopback" in answer.stderr
-    assert not (tmp_path / "x.db").exists()
+@pytest.mark.parametrize("path", ["/api/pipeline", "/healthz", "/nowhere", "/docs", "/metrics"])
+def test_no_answer_is_kept_guessed_at_or_shown_inside_another_page(
+    server: Server, path: str
+) -> None:
+    answer = server.request("GET", path)
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "strict-transport-security" not in answer.headers
+    if answer.headers["content-type"].startswith("text/html"):
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+    else:
+        assert "html" not in answer.headers["content-type"]
+
+
+def test_nobody_else_s_page_is_told_that_it_may_read(server: Server) -> None:
+    preflight = {"access-control-request-method": "POST", "origin": "http://evil.example"}
+    for method, headers in (("OPTIONS", preflight), ("GET", {}), ("GET", {"origin": server.http})):
+        answer = httpx2.request(
+            method, f"{server.http}/api/pipeline", headers=headers, trust_env=False
+        )
+        assert answer.headers.get("access-control-allow-origin") in (None, server.http)

@@ -243,19 +243,24 @@ def test_a_life_is_the_same_through_every_face(
     server = start_server()
     with contextlib.ExitStack() as closing:
         face = FACES[name](server, closing)
-        lead(face, server.cards)
+        lead(face, server)
     assert server.stop() == 0
 
 
-def lead(face: Face, cards: Path) -> None:
+def lead(face: Face, server: Server) -> None:
     def card(name: str, *files: str) -> Path:
-        (cards / name).mkdir()
+        place = server.cards / name
+        place.mkdir()
         for each in files:
-            (cards / name / each).touch()
-        return cards / name
+            (place / each).touch()
+        return place
 
     def until(execution: str, status: str) -> dict[str, Any]:
-        return dict(eventually(lambda: face.look(execution), lambda e: e["status"] == status))
+        """Waited for over REST, which costs no process a look."""
+        eventually(lambda: server.execution(execution), lambda e: e["status"] == status)
+        seen = face.look(execution)
+        assert seen["status"] == status
+        return seen
 
     def standing(execution: dict[str, Any]) -> dict[str, tuple[str, int]]:
         return {s["step_key"]: (s["status"], s["attempt"]) for s in execution["steps"]}
@@ -304,7 +309,8 @@ def lead(face: Face, cards: Path) -> None:
     # It is paused, goes on, and is stopped for good.
     held = card("D", "hold", "key")
     stopped = face.trigger(held)
-    eventually(lambda: standing(face.look(stopped)), lambda s: s["unlock"] == ("running", 1))
+    eventually(lambda: standing(server.execution(stopped))["unlock"][0], "running".__eq__)
+    assert standing(face.look(stopped))["unlock"] == ("running", 1)
     face.do("pause", stopped)
     assert face.look(stopped)["paused_at"] is not None
     face.do("resume", stopped)

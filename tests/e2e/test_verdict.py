@@ -141,7 +141,8 @@ def test_ingest_ends_with_the_verdict_in_words_and_report_says_it_again(tmp_path
     assert second.returncode == 0, second.stderr
     lines = second.stdout.splitlines()
     assert lines[-1] == (
-        f"NOT safe to format: 1 of {len(footage)} files not standing verified on 1 destination"
+        f"NOT safe to format: 1 of {len(footage)} files not standing verified on 1 destination "
+        f"(DCIM/100GOPRO/{lost.name})"
     )
     assert lines[-2] == (
         f"Not safe: DCIM/100GOPRO/{lost.name}: its copy is no longer on {rushes.library}"

@@ -66,8 +66,11 @@ def test_damage_is_named_and_repaired_when_that_is_asked_for(
     (shelf.root / "A/two.mov").unlink()
     shelf.put("B/\x1b[31mred.mov")
 
-    damaged = rushes("verify", str(shelf.root))
+    page = tmp_path / "report.html"
+    damaged = rushes("verify", str(shelf.root), "--report", str(page))
     assert damaged.returncode == 1
+    assert f"Report: {page}" in damaged.stdout
+    assert "NOT intact" in page.read_text()
     assert "CHANGED: A/one.mov: has" in damaged.stdout
     assert "MISSING: A/two.mov" in damaged.stdout
     assert "NOT INTACT: 1 of 3 files" in damaged.stdout
@@ -103,6 +106,7 @@ def test_a_server_looks_at_what_lies_in_its_library_and_nowhere_else(
     assert execution["status"] == "completed"
     assert execution["execution_data"]["intact"] is True
     refused = rushes("verify", str(shelf.root))
-    assert refused.returncode == 1
-    assert "RUSHES_CARD_ROOTS" in refused.stdout
+    assert refused.returncode == 2
+    assert "RUSHES_CARD_ROOTS" in refused.stderr
+    assert len(server.get("/api/pipeline")["executions"]) == 1
     assert rushes("verify", str(server.library / "job")).returncode == 0

@@ -55,12 +55,15 @@ class Engine:
         self.dispatcher: Any = InlineDispatcher() if dispatcher is None else dispatcher
         self.feed = Feed(self.executions, self.clock)
         self.board = ProgressBoard(self.feed, self.clock, self.threads)
+        self.hold = Hold(executions=self.executions, dispatcher=self.dispatcher, clock=self.clock)
+        self.status = Status(executions=self.executions, progress=self.board, hold=self.hold)
         self.chance = FixedChance()
         self.advance = Advance(
             executions=self.executions,
             clock=self.clock,
             chance=self.chance,
             progress=self.board,
+            status=self.status,
         )
         self.catalogue = Catalogue(pipelines, pools=pools)
         self.runner = StepRunner(
@@ -70,21 +73,20 @@ class Engine:
             clock=self.clock,
             threads=self.threads,
         )
-        self.hold = Hold(executions=self.executions, dispatcher=self.dispatcher, clock=self.clock)
         self.claims = Claims(
             executions=self.executions, clock=self.clock, feed=self.feed, hold=self.hold
         )
         self.trigger = self.trigger_of(LIBRARY)
-        self.retry = Retry(executions=self.executions, clock=self.clock)
+        self.retry = Retry(executions=self.executions, clock=self.clock, status=self.status)
         self.cancel = Cancel(
             executions=self.executions,
             dispatcher=self.dispatcher,
             clock=self.clock,
             progress=self.board,
+            status=self.status,
         )
-        self.pause = Pause(executions=self.executions, clock=self.clock)
-        self.settle = Settle(executions=self.executions, clock=self.clock)
-        self.status = Status(executions=self.executions, progress=self.board, hold=self.hold)
+        self.pause = Pause(executions=self.executions, clock=self.clock, status=self.status)
+        self.settle = Settle(executions=self.executions, clock=self.clock, status=self.status)
         self.recovery = Recovery(executions=self.executions, clock=self.clock, hold=self.hold)
         self.rerun = Rerun(
             executions=self.executions, clock=self.clock, ids=self.ids, hold=self.hold

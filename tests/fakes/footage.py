@@ -52,6 +52,7 @@ class MemoryJobs:
         card: Card,
         file_count: int,
         total_bytes: int,
+        intake: Mapping[str, Any] | None = None,
         taken: Callable[[str], bool] = lambda name: False,
     ) -> Job:
         with self._lock:
@@ -69,6 +70,7 @@ class MemoryJobs:
                 file_count=file_count,
                 total_bytes=total_bytes,
                 created_at=self._now(),
+                intake=None if intake is None else json.loads(json.dumps(dict(intake))),
             )
             self._jobs[job.id] = job
             return job
@@ -76,6 +78,15 @@ class MemoryJobs:
     def get(self, job_id: int) -> Job:
         with self._lock:
             return self._find(job_id)
+
+    def generation(self, card_identity: str) -> int:
+        with self._lock:
+            found = (each.card for each in self._jobs.values())
+            return max((c.generation for c in found if c.identity == card_identity), default=0)
+
+    def named(self, name: str) -> bool:
+        with self._lock:
+            return any(job.name == name for job in self._jobs.values())
 
     def unfinished(self, card_identity: str, library: str) -> Sequence[Job]:
         with self._lock:

@@ -464,7 +464,12 @@ class History:
     def reset(self, follower: Follower, gone: FactsGone) -> None:
         """It is told that there is something that it can't be told any more."""
         who = f"follower {follower.number}"
-        if follower.execution_id is not None or follower.last >= self._floor:
+        if follower.execution_id is None:
+            whole = follower.last >= self._floor
+        else:
+            told = self._told.get(follower.execution_id)
+            whole = told is not None and not told.gone
+        if whole:
             self._wrong("followers", f"{who} is told, for nothing, that {gone}")
 
     def progress_told(self, data: Mapping[str, Any]) -> None:

@@ -18,10 +18,10 @@ from application.feed import Entry, Feed
 from application.hold import Hold
 from application.recovery import Recovery
 from domain import dependencies
-from domain.definition import PipelineDefinition
 from domain.events import RecordedFact
 from domain.execution import Execution
 from domain.step import Step, StepStatus
+from domain.steps import Steps
 from tests.simulation.store import Batch, SimulatedExecutions
 
 
@@ -61,10 +61,8 @@ def _believes_any_attempt(self: Execution, step: Step, attempt: int) -> None:
 _is_satisfied = dependencies.is_satisfied
 
 
-def _forgets_the_last_dependency(
-    definition: PipelineDefinition, steps: dependencies.Steps, step: Step
-) -> bool:
-    return _is_satisfied(definition, steps, step._replace(depends_on=step.depends_on[:-1]))
+def _forgets_the_last_dependency(steps: Steps, step: Step) -> bool:
+    return _is_satisfied(steps, step._replace(depends_on=step.depends_on[:-1]))
 
 
 _retry = Execution.retry
@@ -130,7 +128,7 @@ PLANTED: Mapping[str, Patch] = {
         Pools, "lets_through", return_value=True
     ),
     "a family counts as closed while it is still spawned": lambda: mock.patch.object(
-        dependencies, "is_closed", return_value=True
+        Steps, "is_closed", return_value=True
     ),
     "a failed commit keeps the slots it took": lambda: mock.patch.object(
         LocalDispatcher, "withdraw", _forgets_the_slots

@@ -10,13 +10,13 @@ these steps the process may die, or the commit fail, as ``Fate`` says.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from application.ports import Change, Dispatcher, Query, Started, Triggered
+from application.ports import Change, Changed, Dispatcher, Query, Started, Triggered
 from application.transition import Transition, recorded, start_ready, transition
 from domain.errors import CardBusy, ExecutionNotFound, FactsGone, MessageConflict, Unavailable
 from domain.events import RecordedFact
@@ -222,6 +222,7 @@ class SimulatedExecutions:
         self._opened = False
         self._dispatcher: Dispatcher | None = None
         self._publish: Publish = lambda facts: None
+        self._watchers: list[Changed] = []
 
     async def open(self, dispatcher: Dispatcher, publish: Publish) -> None:
         self._dispatcher, self._publish, self._opened = dispatcher, publish, True
@@ -270,6 +271,9 @@ class SimulatedExecutions:
         if reference not in self._disk.executions:
             raise ExecutionNotFound(reference)
         return self._disk.executions[reference].copy()
+
+    def watch(self, changed: Changed) -> None:
+        self._watchers.append(changed)
 
     async def list(self, query: Query) -> Sequence[Execution]:
         await self._look()
@@ -419,7 +423,7 @@ class SimulatedExecutions:
                 self._go_on([[piece] for piece in group] + following)
                 return
             group[0].error = Unavailable("the commit failed")
-            self._loop.call_soon_threadsafe(self._deliver, group, [], [], [])
+            self._loop.call_soon_threadsafe(self._deliver, group, [], [], [], [])
             self._go_on(following)
             return
         if writes:
@@ -435,7 +439,8 @@ class SimulatedExecutions:
             return
         started = batch.launched()
         due = batch.due()
-        self._loop.call_soon_threadsafe(self._deliver, group, batch.facts, started, due)
+        changed = [*batch.drafts, *batch.gone]
+        self._loop.call_soon_threadsafe(self._deliver, group, batch.facts, started, due, changed)
         self._go_on(following)
 
     def _go_on(self, groups: list[list[Piece]]) -> None:
@@ -454,8 +459,11 @@ class SimulatedExecutions:
         facts: Sequence[RecordedFact],
         started: Sequence[Started],
         due: Sequence[tuple[int, datetime]],
+        changed: Collection[int],
     ) -> None:
         assert self._dispatcher is not None
+        for watcher in self._watchers:
+            watcher(changed)
         if facts:
             self._publish(facts)
         if started:

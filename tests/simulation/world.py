@@ -51,6 +51,7 @@ from domain.errors import (
 )
 from domain.execution import Execution, ExecutionStatus
 from domain.step import StepStatus
+from tests.fakes.access import MemoryTokens
 from tests.fakes.world import EPOCH, AllCards, SequentialIds
 from tests.simulation import invariants
 from tests.simulation.loop import Circles, Schedule, SimulatedLoop
@@ -710,6 +711,7 @@ class Process:
             "threads": SimulatedThreads(world, self.loop),
             "cards": AllCards(),
             "database": NoDatabase(),
+            "tokens": MemoryTokens(),
             "executions": world.store(world.disk, world, self.loop),
             "catalogue": world.catalogue,
         }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from typing import Any
 
 import click
 import httpx2
 
+from adapters import tls
 from adapters.cli.factories import Attached
 from domain.errors import Unavailable
 
@@ -38,8 +40,21 @@ class Client:
 
     def __init__(self, attached: Attached) -> None:
         self._attached = attached
-        # Loopback only, so no proxy of the environment has a say in it.
-        self._http = httpx2.Client(timeout=TIMEOUT_S, trust_env=False)
+        self._certificate: str | None = None
+        self._client: httpx2.Client | None = None
+
+    @property
+    def _http(self) -> httpx2.Client:
+        """Another one for a server that shows another certificate: it may have been restarted."""
+        if self._client is None or self._certificate != self._attached.certificate:
+            self._certificate = self._attached.certificate
+            # This machine only, so no proxy of the environment has a say in it.
+            self._client = httpx2.Client(
+                timeout=TIMEOUT_S,
+                trust_env=False,
+                verify=tls.trusting(self._certificate) if self._certificate else False,
+            )
+        return self._client
 
     def get(self, path: str, **params: object) -> Any:
         return self._request("GET", path, params=params)
@@ -62,7 +77,7 @@ class Client:
                     self._attached.url + path,
                     params={k: str(v) for k, v in (params or {}).items() if v is not None},
                     json=body,
-                    headers={"x-rushes-key": self._attached.key} if self._attached.key else {},
+                    headers=self._shown(),
                 )
                 break
             except httpx2.ConnectError:
@@ -76,8 +91,23 @@ class Client:
         else:
             raise Unavailable(f"the server at {self._attached.url} can't be reached")
         if response.is_error:
-            raise _refusal(response)
+            raise self._refusal(response)
         return response.json()
+
+    def _shown(self) -> dict[str, str]:
+        shown = {"x-rushes-key": self._attached.key} if self._attached.key else {}
+        if self._attached.token:
+            shown["authorization"] = f"Bearer {self._attached.token}"
+        return shown
+
+    def _refusal(self, response: httpx2.Response) -> Refused:
+        refused = _refusal(response)
+        if refused.status == HTTPStatus.UNAUTHORIZED or refused.code == "not_permitted":
+            said = "RUSHES_TOKEN says who you are"
+            if not self._attached.token:
+                said = "RUSHES_TOKEN, which would say who you are, is not set"
+            return Refused(refused.status, refused.code, f"{refused.message} ({said})")
+        return refused
 
     def events(
         self, path: str, *, since: int | None = None, transient: bool = True
@@ -112,11 +142,11 @@ class Client:
             "GET",
             self._attached.url + path,
             params=params,
-            headers={"accept": "text/event-stream"},
+            headers={"accept": "text/event-stream", **self._shown()},
         ) as response:
             if response.is_error:
                 response.read()
-                raise _refusal(response)
+                raise self._refusal(response)
             for received in httpx2.EventSource(response):
                 event = received.json()
                 assert isinstance(event, dict)

@@ -21,6 +21,7 @@ from adapters.cli import graph
 from adapters.cli.client import Client, Refused
 from adapters.cli.display import clock, describe, display, plain, say
 from adapters.cli.factories import Attached, Factories
+from adapters.cli.tokens import token_commands
 from adapters.settings import Settings
 from domain.errors import InvalidInput, RushesError
 
@@ -146,26 +147,43 @@ def ingest(
 @click.option(
     "--write", is_flag=True, help="Add what was found to the manifests, as a new generation."
 )
+@click.option(
+    "--report",
+    help="Write what was found to FILE: a .csv of every file, or an .html of what was wrong.",
+    metavar="FILE",
+    type=click.Path(),
+)
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @click.pass_context
 def verify(
-    context: click.Context, folder: str, repair_from: str | None, write: bool, as_json: bool
+    context: click.Context,
+    folder: str,
+    repair_from: str | None,
+    write: bool,
+    report: str | None,
+    as_json: bool,
 ) -> int:
     """Read FOLDER again, and compare every file with the folder's ASC MHL manifests.
 
     FOLDER has a folder ascmhl in it, or folders below it have. Nothing is changed, unless
     --repair-from or --write ask for it; a damaged file is put aside and kept. Exit code 1 if
-    anything listed is damaged or missing.
+    anything listed is damaged or missing. If it is interrupted, it goes on where it was when
+    Rushes is started the next time.
     """
     data: dict[str, Any] = {"folder": _folder(folder)}
     if repair_from is not None:
         data["repair_from"] = _folder(repair_from)
     if write:
         data["write"] = True
+    if report is not None:
+        above, name = os.path.split(os.path.abspath(report))
+        data["report"] = os.path.join(_folder(above), name)
     settings = _settings(context)
     # The folders that a person names may be anywhere, on a server that this command starts.
-    named = (data["folder"], data.get("repair_from", data["folder"]))
-    settings = replace(settings, verify_roots=(*settings.verify_roots, *named))
+    named = {data["folder"], data.get("repair_from", data["folder"])}
+    if report is not None:
+        named.add(os.path.dirname(data["report"]))
+    settings = replace(settings, verify_roots=(*settings.verify_roots, *sorted(named)))
     with _factories(context).attach(settings, True) as attached:
         client = Client(attached)
         answer = client.post(
@@ -201,27 +219,47 @@ def verify(
 @click.option(
     "--origins", help="Web pages that may use the server (RUSHES_ORIGINS).", metavar="URLS"
 )
+@click.option("--hosts", help="Further names of this server (RUSHES_HOSTS).", metavar="NAMES")
+@click.option(
+    "--tls-certificate", help="For HTTPS and gRPC (RUSHES_TLS_CERTIFICATE).", metavar="PEM"
+)
+@click.option("--tls-key", help="Its key (RUSHES_TLS_KEY).", metavar="PEM")
+@click.option(
+    "--tls-client-ca", help="Who signs gRPC clients (RUSHES_TLS_CLIENT_CA).", metavar="PEM"
+)
 @click.option(
     "--keep-days",
     help="How long executions that are over are kept; 0: for ever (RUSHES_KEEP_DAYS).",
     metavar="DAYS",
 )
 @click.option(
+    "--insecure",
+    is_flag=True,
+    help="Let other machines in without TLS: what they say can be read on the way "
+    "(RUSHES_INSECURE).",
+)
+@click.option(
     "--watch", is_flag=True, help="Watch for cards on this machine, as detect does (RUSHES_WATCH)."
 )
 @click.pass_context
-def serve(context: click.Context, /, watch: bool, **flags: str | None) -> None:
+def serve(context: click.Context, /, watch: bool, insecure: bool, **flags: str | None) -> None:
     """Serve detectors, frontends and services until stopped.
 
     Prints a line per address once it is ready, and goes on with whatever the last
     run left unfinished.
     """
-    settings = _settings(context, watch="yes" if watch else None, **flags)
+    settings = _settings(
+        context,
+        watch="yes" if watch else None,
+        insecure="yes" if insecure else None,
+        **flags,
+    )
     _factories(context).serve(settings, click.echo)
 
 
 @rushes.command()
 @click.option("--server", help="The server to tell (RUSHES_SERVER).", metavar="URL")
+@click.option("--tls-ca", help="Who signs its certificate (RUSHES_TLS_CA).", metavar="PEM")
 @click.option(
     "--card-roots",
     help="Folders below which cards are mounted (RUSHES_CARD_ROOTS).",
@@ -240,6 +278,7 @@ def serve(context: click.Context, /, watch: bool, **flags: str | None) -> None:
 def detect(
     context: click.Context,
     server: str | None,
+    tls_ca: str | None,
     card_roots: str | None,
     roots: tuple[str, ...],
     once: bool,
@@ -251,6 +290,7 @@ def detect(
     settings = _settings(
         context,
         server=server,
+        tls_ca=tls_ca,
         card_roots=card_roots,
         watch_roots=os.pathsep.join(map(os.path.abspath, roots)) or None,
     )
@@ -666,3 +706,6 @@ def _settings(context: click.Context, **flags: str | None) -> Settings:
 def _looking(context: click.Context) -> Any:
     """A server to ask something; one of our own starts no work for that."""
     return _factories(context).attach(_settings(context), False)
+
+
+rushes.add_command(token_commands(_looking, _print))

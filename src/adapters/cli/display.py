@@ -14,6 +14,9 @@ from rich.text import Text
 
 Event = Mapping[str, Any]
 
+MAX_NAMED = 5
+"""Files of the card that have a line each; the report has them all."""
+
 PLAIN_EVERY = 10
 """Plain lines tell of a step's progress at every so many percent."""
 
@@ -130,6 +133,8 @@ class Bars:
                 self._progress.update(self._bar(key), detail=Text("to be tried again", "yellow"))
             case "pipeline:step_skipped":
                 self._progress.update(self._bar(key), detail=Text("skipped", "yellow"))
+            case "card:scanned":
+                self._progress.console.print(plain(describe(event)), soft_wrap=True)
             case "pipeline:retried":
                 for step in data["reopened"]:
                     self._progress.update(self._bar(step), completed=0, detail=Text(""))
@@ -199,6 +204,8 @@ def describe(event: Event) -> str:
             return f"{step} skipped: {data['error']}"
         case "pipeline:step_retrying":
             return f"{step} failed: {data['error']}; again at {data['next_attempt_at'][11:19]}"
+        case "card:scanned":
+            return _scanned(data)
         case "card:verdict":
             return str(data["words"])
         case "pipeline:completed":
@@ -248,6 +255,39 @@ def _duration(seconds: object) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def _scanned(data: Mapping[str, Any]) -> str:
+    """``A001: 214 files (61.2 GB) in 5 clips; 12 new (9.7 GB), 202 known``."""
+    intake = data["intake"]
+    clips = "1 clip" if data["clip_count"] == 1 else f"{data['clip_count']} clips"
+    said = f"{data['label']}: {_files(data['file_count'])} ({size(data['total_bytes'])}) in {clips}"
+    states = [
+        f"{intake[key]['files']} {words}"
+        + (f" ({size(intake[key]['bytes'])})" if key != "known" else "")
+        for key, words in (("new", "new"), ("known", "known"), ("to_hash", "to be compared"))
+        if intake[key]["files"]
+    ]
+    return "; ".join(filter(None, (said, ", ".join(states))))
+
+
+def _exceptions(data: Mapping[str, Any]) -> list[str]:
+    """What there is to know of the card's files, beside that they were copied."""
+    found = data["exceptions"]
+    named = [each for each in found["named"] if each["kind"] not in _LEFT_OUT][:MAX_NAMED]
+    lines = [f"Remark: {each['path']}: {each['problem']}" for each in named]
+    more = found.get("remarked", len(named)) - len(named)
+    if more > 0:
+        lines.append(f"and {more} more remarks: {_whole_report(data)}")
+    return lines
+
+
+def _whole_report(data: Mapping[str, Any]) -> str:
+    return f"rushes report {data['job_id']}" if "job_id" in data else "see the report"
+
+
+_LEFT_OUT = frozenset({"junk", "link", "special"})
+"""Kinds that are counted in a line of their own."""
+
+
 def _files(count: object) -> str:
     return "1 file" if count == 1 else f"{count} files"
 
@@ -264,6 +304,8 @@ def _verified(data: Mapping[str, Any]) -> list[str]:
         )
     lines.extend(f"Put aside: {path}" for path in data.get("put_aside", ()))
     lines.extend(f"Written: {path}" for path in data.get("written", ()))
+    if "report" in data:
+        lines.append(f"Report: {data['report']}")
     if data["repaired_files"]:
         lines.append(f"{_files(data['repaired_files'])} repaired")
     findings = data.get("findings", [])
@@ -315,12 +357,17 @@ def summary(execution: Mapping[str, Any]) -> list[str]:
             for each in data.get("renamed", {}).get("named", ())
         )
         lines.extend(f"Bad copy put aside: {path}" for path in data.get("bad_copies", ()))
+        examples = data.get("excluded_named", {})
         for kind, count in (data.get("left_out") or {}).items():
-            lines.append(f"{count} left on the card: {kind}")
+            names = examples.get(kind, ())
+            more = f" and {count - len(names)} more" if names and count > len(names) else ""
+            said = f" ({', '.join(names)}{more})" if names else ""
+            lines.append(f"{count} left on the card: {kind}{said}")
+        if "exceptions" in data:
+            lines.extend(_exceptions(data))
     if "intact" in data:
         lines.extend(_verified(data))
-    if "note" in data:
-        lines.append(f"Note: {data['note']}")
+    lines.extend(f"Note: {data[each]}" for each in ("note", "card_note") if each in data)
     lines.extend(f"Warning: {warning}" for warning in execution["warnings"])
     if "verdict" in data and "safe_to_format" in data:
         lines.extend(_judged(data))

@@ -19,7 +19,17 @@ class Attached(Protocol):
 
     @property
     def key(self) -> str:
-        """Shown to the server, it takes a card at its user's word; empty where it doesn't."""
+        """Shown to the server, it says that its own user asks; empty where that can't be said."""
+        ...
+
+    @property
+    def token(self) -> str:
+        """What RUSHES_TOKEN says; empty if it isn't set."""
+        ...
+
+    @property
+    def certificate(self) -> str:
+        """What the server shows at an ``https`` address, as PEM: that one is trusted."""
         ...
 
     @property

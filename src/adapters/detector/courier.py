@@ -12,12 +12,14 @@ import asyncio
 import contextlib
 import logging
 import random
+import ssl
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from adapters.detector.outbox import INSERTED, REMOVED, Message, Outbox
 from domain.footage import shown
@@ -58,22 +60,43 @@ ENDS = {
 }
 
 
+Headers = Callable[[], Mapping[str, str]]
+
+
 class _Lost(Exception):
     """The connection is of no use any more, and why."""
 
 
-class Courier:
-    """``say`` is given a line for everything that the user wants to know."""
+class _ShutOut(_Lost):
+    """It is there, and doesn't let us in: told also to who was told that it was lost."""
 
-    def __init__(self, url: str, outbox: Outbox, say: Callable[[str], None]) -> None:
+
+class Courier:
+    """``say`` is given a line for everything that the user wants to know.
+
+    ``trust``: for a URL that says ``wss``, whose certificates are good.
+    ``headers``: makes what is shown, to be let in; asked for every connection anew.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        outbox: Outbox,
+        say: Callable[[str], None],
+        *,
+        trust: ssl.SSLContext | None = None,
+        headers: Headers = dict,
+    ) -> None:
         self._url = url
+        self._headers = headers
+        self._trust = trust
         self._outbox = outbox
         self._say = say
         self._question: str | None = None
         self._answer: asyncio.Future[tuple[str, Mapping[str, Any]]] | None = None
         self._put_off: dict[tuple[str, str], tuple[int, float]] = {}
         self._expected: dict[str, str] = {}
-        self._told = False
+        self._told: set[type[Exception]] = set()
         self.offline: str | None = "it has not been reached yet"
         self.refused = 0
 
@@ -86,7 +109,7 @@ class Courier:
             try:
                 await self._connected()
             except* _Lost as group:
-                self._went_offline(str(group.exceptions[0]))
+                self._went_offline(group.exceptions[0])
             if loop.time() - began > STEADY_S:
                 lost = 0
             pause_s = PAUSES_S[min(lost, len(PAUSES_S) - 1)]
@@ -96,6 +119,7 @@ class Courier:
 
     async def _connected(self) -> None:
         """One connection, to its end. Raises a group of ``_Lost``."""
+        headers = self._headers()
         try:
             socket = await connect(
                 f"{self._url}?client_type=detector",
@@ -103,8 +127,12 @@ class Courier:
                 close_timeout=1,
                 max_size=MAX_EVENT_BYTES,
                 compression=None,
+                additional_headers=headers,
+                ssl=self._trust,
                 proxy=None,  # the server is near; what the environment says is for the web
             )
+        except InvalidStatus as error:
+            raise ExceptionGroup("", [_shut_out(error, headers)]) from None
         except (OSError, WebSocketException, UnicodeError) as error:  # of a name that is none
             raise ExceptionGroup("", [_Lost(_reason(error))]) from None
         async with contextlib.AsyncExitStack() as stack:
@@ -156,7 +184,8 @@ class Courier:
         except TimeoutError:
             raise _Lost("what answers there is no Rushes server") from None
         self._say(f"connected to {self._url}")
-        self.offline, self._told = None, False
+        self.offline = None
+        self._told.clear()
         while True:
             self._outbox.grown.clear()
             waiting = self._outbox.unsent()
@@ -227,10 +256,10 @@ class Courier:
             del self._expected[next(iter(self._expected))]
         self._expected[name] = card
 
-    def _went_offline(self, why: str) -> None:
-        self.offline = why
-        if not self._told:
-            self._told = True
+    def _went_offline(self, lost: Exception) -> None:
+        why = self.offline = str(lost)
+        if type(lost) not in self._told:
+            self._told.add(type(lost))
             log.warning("no connection to %s: %s; what it is to know is kept", self._url, why)
 
 
@@ -243,9 +272,32 @@ def _reason(error: BaseException) -> str:
         return f"it has closed the connection ({error.rcvd.code} {_shown(error.rcvd.reason)})"
     if isinstance(error, TimeoutError):
         return "it doesn't answer"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate isn't trusted here ({error.verify_message}); RUSHES_TLS_CA names "
+            "the authority that is"
+        )
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return _shown(str(error)) or type(error).__name__
+
+
+def _shut_out(error: InvalidStatus, headers: Mapping[str, str]) -> _Lost:
+    status = error.response.status_code
+    if status == HTTPStatus.UNAUTHORIZED:
+        fault = "not good there" if headers else "not set"
+        return _ShutOut(f"it takes a token, and RUSHES_TOKEN is {fault}")
+    if status == HTTPStatus.FORBIDDEN:
+        why = _detail(error.response.body)
+        return _ShutOut(f"it refuses what RUSHES_TOKEN or the address says{why}")
+    return _Lost(_reason(error))
+
+
+def _detail(body: bytes | bytearray) -> str:
+    try:
+        return f": {_shown(str(msgspec.json.decode(body)['detail']))}"
+    except (msgspec.DecodeError, RecursionError, KeyError, TypeError):
+        return ""
 
 
 def _duplicate(data: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from adapters.detector.courier import Courier
+from adapters.detector.courier import Courier, Headers
 from adapters.detector.mounts import CardPlaces, Mount, MountTable, mount_table
 from adapters.detector.outbox import Outbox, OutboxFull
 from adapters.detector.volume import Look, look
@@ -55,6 +56,8 @@ class Detector:
         table: MountTable,
         outbox: Outbox,
         url: str,
+        trust: ssl.SSLContext | None = None,
+        headers: Headers = dict,
         say: Callable[[str], None],
         look: Callable[[Mount], Look] = look,
     ) -> None:
@@ -62,7 +65,7 @@ class Detector:
         self._outbox = outbox
         self._say = say
         self._look = look
-        self._courier = Courier(url, outbox, say)
+        self._courier = Courier(url, outbox, say, trust=trust, headers=headers)
         self._watch = Watch(outbox.announced())
         self._looks: dict[Mount, asyncio.Future[Look]] = {}
         self._waiting: list[Mount] = []
@@ -210,9 +213,18 @@ def card_places(settings: Settings, database: Path) -> CardPlaces:
 
 @contextlib.contextmanager
 def detecting(
-    settings: Settings, *, url: str, database: Path, say: Callable[[str], None]
+    settings: Settings,
+    *,
+    url: str,
+    trust: ssl.SSLContext | None = None,
+    headers: Headers | None = None,
+    database: Path,
+    say: Callable[[str], None],
 ) -> Iterator[Detector]:
     """A detector that remembers what it does beside the database, whether that is there or not.
+
+    ``trust``: for a URL that says ``wss``, whose certificates are good. ``headers``: makes
+    what is shown there, to be let in; else that is the token that the settings have.
 
     Raises ``Unavailable`` if another one is at work there.
     """
@@ -222,7 +234,10 @@ def detecting(
         outbox.open()
         table = mount_table(card_places(settings, database))
         stack.callback(table.close)
-        yield Detector(table=table, outbox=outbox, url=url, say=say)
+        if headers is None:
+            token = {"authorization": f"Bearer {settings.token}"} if settings.token else {}
+            headers = partial(dict, token)
+        yield Detector(table=table, outbox=outbox, url=url, trust=trust, headers=headers, say=say)
 
 
 @contextlib.contextmanager

@@ -199,13 +199,38 @@ class LinuxMounts:
         return f"{self._boot}:{unique}"
 
 
+class Partition(Protocol):
+    """A line of the table, as psutil has it."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def mountpoint(self) -> str: ...
+    @property
+    def fstype(self) -> str: ...
+    @property
+    def opts(self) -> str: ...
+
+
+def partitions() -> Sequence[Partition]:
+    """All that is mounted.
+
+    On Windows "all" would be network drives and floppies too, whose motors would start every
+    two seconds; on macOS, without it cards are left out whose driver is no device's.
+    """
+    return psutil.disk_partitions(all=sys.platform != "win32")
+
+
 class PolledMounts:
     """The table as psutil reads it: macOS, Windows, and wherever Linux hides its own."""
 
     read_every_s = POLL_S
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(
+        self, wanted: Wanted, partitions: Callable[[], Sequence[Partition]] = partitions
+    ) -> None:
         self._wanted = wanted
+        self._partitions = partitions
         self._sightings = _Sightings()
 
     def fileno(self) -> None:
@@ -224,9 +249,11 @@ class PolledMounts:
                 number=None,
                 fs_type=part.fstype.lower(),
             )
-            for part in psutil.disk_partitions(all=True)
+            for part in self._partitions()
+            # On Windows an empty slot of a reader is a drive too, without a file system.
+            if part.fstype
             # Only Windows says that a drive is removable, and has no folder to look below.
-            if self._wanted(
+            and self._wanted(
                 part.mountpoint, part.fstype.lower(), "removable" in part.opts.split(",")
             )
         }

@@ -266,22 +266,25 @@ class LocalDispatcher:
 
     async def _start(self, attempt: AttemptId) -> None:
         """Have the step's execution start it, with the slot that is reserved for it."""
-        execution_id, *_ = attempt
+        execution_id, step_key, _ = attempt
         try:
-            await self._tick(execution_id)
+            await self._tick(execution_id, step_key)
         finally:
             # If the step is no longer ready, what was reserved for it goes on.
             for following in self._pools.give_back(attempt):
                 self._wake(following)
 
-    async def _tick(self, execution_id: int) -> None:
-        """Whatever may start or is over by now does so, or is; nobody else would ask again."""
+    async def _tick(self, execution_id: int, *waiting: str) -> None:
+        """Whatever may start or is over by now does so, or is; nobody else would ask again.
+
+        ``waiting``: steps that there may be a slot for.
+        """
         assert self._executions is not None
         assert self._clock is not None
         while not self._starts_nothing:
             try:
                 await self._executions.apply(
-                    execution_id, partial(_tick, self._clock.now(), self._held)
+                    execution_id, partial(_tick, self._clock.now(), self._held, waiting)
                 )
                 return
             except Unavailable as error:
@@ -297,8 +300,10 @@ class LocalDispatcher:
         task.add_done_callback(self._tasks.discard)
 
 
-def _tick(now: datetime, held: bool, execution: Execution) -> None:
+def _tick(now: datetime, held: bool, waiting: Sequence[str], execution: Execution) -> None:
     execution.tick(at=now, held=held)
+    if waiting:
+        execution.ask_again(*waiting)
 
 
 def _value_at(data: Mapping[str, Any], path: str) -> object:

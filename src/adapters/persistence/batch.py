@@ -17,11 +17,14 @@ from sqlalchemy import Connection, select, text
 
 from adapters.persistence.rows import (
     EXECUTION,
+    EXECUTION_DATA,
     EXECUTION_STATE,
     FACT,
     STEP,
     STEP_STATE,
+    data_waits,
     detached,
+    execution_data,
     execution_state,
     execution_values,
     fact_values,
@@ -49,6 +52,9 @@ _insert_step = Statement.insert(pipeline_step, STEP)
 _insert_fact = Statement.insert(pipeline_event, FACT)
 _insert_message = Statement.insert(trigger_message, ("message_id", "execution_id", "contents_hash"))
 _update_execution = Statement.update(pipeline_execution, EXECUTION_STATE, where=("id", "version"))
+_update_execution_data = Statement.update(
+    pipeline_execution, EXECUTION_DATA, where=("id", "version")
+)
 _update_step = Statement.update(pipeline_step, STEP_STATE, where=("execution_id", "step_key"))
 
 
@@ -78,6 +84,7 @@ class Batch:
         self.drafts: dict[int, Execution] = {}
         self.facts: list[RecordedFact] = []
         self.admitted: list[tuple[int, Step]] = []
+        self.gone: list[int] = []
         self.last_execution_id = committed.last_execution_id
         self.last_fact_id = committed.last_fact_id
         self._committed = committed
@@ -153,6 +160,7 @@ class Batch:
         """Write what has changed, one statement a table."""
         new: list[tuple[Any, ...]] = []
         changed: list[tuple[Any, ...]] = []
+        changed_data: list[tuple[Any, ...]] = []
         new_steps: list[tuple[Any, ...]] = []
         changed_steps: list[tuple[Any, ...]] = []
         for execution_id, draft in self.drafts.items():
@@ -162,17 +170,20 @@ class Batch:
                 new.append(execution_values(draft))
                 new_steps.extend(step_values(execution_id, step) for step in draft.steps.values())
                 continue
-            changed.append((*execution_state(draft), execution_id, base.version))
-            for key, step in draft.steps.items():
-                before = base.steps.get(key)
+            if data_waits(base, draft):
+                changed.append((*execution_state(draft), execution_id, base.version))
+            else:
+                changed_data.append((*execution_data(draft), execution_id, base.version))
+            for before, step in draft.steps.changed_since(base.steps):
                 if before is None:
                     new_steps.append(step_values(execution_id, step))
-                elif before is not step:
-                    changed_steps.append((*step_state(step), execution_id, key))
+                else:
+                    changed_steps.append((*step_state(step), execution_id, step.key))
         connection = self.connection
         # Changed ones first: one of them may have left a card that a new one takes.
-        if changed and _update_execution.execute(connection, changed) != len(changed):
-            raise StaleRow
+        for update, rows in ((_update_execution, changed), (_update_execution_data, changed_data)):
+            if rows and update.execute(connection, rows) != len(rows):
+                raise StaleRow
         if new:
             _insert_execution.execute(connection, new)
         if new_steps:
@@ -215,6 +226,10 @@ class Batch:
             else:  # a later change in this very commit has ended it again
                 self._dispatcher.withdraw(execution_id, [step])
         return started
+
+    def changed(self) -> list[int]:
+        """What isn't any more as it was shown."""
+        return [*self.drafts, *self.gone]
 
     def due(self) -> list[tuple[int, datetime]]:
         """When executions of this batch want to be looked at again by themselves."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TypeVar
@@ -33,7 +33,7 @@ from adapters.persistence.tables import (
     trigger_message,
 )
 from adapters.persistence.writer import Writer
-from application.ports import Change, Dispatcher, Query, Triggered
+from application.ports import Change, Changed, Dispatcher, Query, Triggered
 from domain.errors import ExecutionNotFound, FactsGone, MessageConflict, Unavailable
 from domain.events import RecordedFact
 from domain.execution import ACTIVE, Execution, ExecutionStatus
@@ -59,13 +59,14 @@ class SqlExecutions:
         self._database = database
         self._writer: Writer | None = None
         self._readers: ThreadPoolExecutor | None = None
+        self._watchers: list[Changed] = []
 
     async def open(
         self, dispatcher: Dispatcher, publish: Callable[[Sequence[RecordedFact]], None]
     ) -> None:
         """``publish`` is called on the loop with each commit's facts, in order."""
         loop = asyncio.get_running_loop()
-        writer = Writer(self._database, dispatcher, publish, loop)
+        writer = Writer(self._database, dispatcher, publish, loop, self._tell)
         await loop.run_in_executor(None, writer.open)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="rushes-reader")
         self._writer = writer
@@ -124,6 +125,13 @@ class SqlExecutions:
         if found is None:
             raise ExecutionNotFound(reference)
         return found
+
+    def watch(self, changed: Changed) -> None:
+        self._watchers.append(changed)
+
+    def _tell(self, execution_ids: Collection[int] | None) -> None:
+        for changed in self._watchers:
+            changed(execution_ids)
 
     async def list(self, query: Query) -> Sequence[Execution]:
         table = pipeline_execution.c

@@ -6,9 +6,13 @@ attempt must be the one that runs.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
 from typing import Any, TypeVar
 
+import msgspec
 from sqlalchemy import (
     Connection,
     RowMapping,
@@ -20,12 +24,14 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError
 
 from adapters.persistence.batch import Batch
 from adapters.persistence.database import Database
 from adapters.persistence.executions import MAX_ID, SqlExecutions
+from adapters.persistence.statements import Statement
 from adapters.persistence.tables import (
     card_file,
     imported_copy,
@@ -55,6 +61,11 @@ ROWS = 1_000
 
 KEYS = 500
 """How many keys a query names; SQLite bounds the parameters of a statement."""
+
+
+_insert_card_file = Statement.insert(
+    card_file, ("execution_id", "path", "kind", "size_bytes", "mtime_ns", "clip", "problem")
+)
 
 
 class _Reads:
@@ -103,6 +114,7 @@ class SqlJobs:
         card: Card,
         file_count: int,
         total_bytes: int,
+        intake: Mapping[str, Any] | None = None,
         taken: Callable[[str], bool] = lambda name: False,
     ) -> Job:
         uuid, now = self._ids.new(), self._clock.now()
@@ -110,11 +122,11 @@ class SqlJobs:
         def work(batch: Batch) -> Job:
             _fence(batch, attempt)
             connection = batch.connection
-            found = connection.execute(
+            there = connection.execute(
                 select(job).where(job.c.execution_id == attempt.execution_id)
             ).first()
-            if found is not None:
-                return _job(found._mapping)
+            if there is not None:
+                return _job(there._mapping)
             connection.execute(
                 insert(job),
                 {
@@ -124,9 +136,11 @@ class SqlJobs:
                     "card_identity": card.identity,
                     "card_label": card.label,
                     "card_volume": card.volume,
+                    "card_generation": card.generation,
                     "status": JobStatus.CREATED.value,
                     "file_count": file_count,
                     "total_bytes": total_bytes,
+                    "intake": None if intake is None else dict(intake),
                     "created_at": now,
                 },
             )
@@ -146,6 +160,16 @@ class SqlJobs:
             return _job(row._mapping)
 
         return self._read(read)
+
+    def generation(self, card_identity: str) -> int:
+        statement = select(func.max(job.c.card_generation)).where(
+            job.c.card_identity == card_identity
+        )
+        return self._read(lambda connection: connection.execute(statement).scalar() or 0)
+
+    def named(self, name: str) -> bool:
+        statement = select(job.c.id).where(job.c.name == name)
+        return self._read(lambda connection: connection.execute(statement).first() is not None)
 
     def unfinished(self, card_identity: str, library: str) -> Sequence[Job]:
         execution, step = pipeline_execution.c, pipeline_step.c
@@ -212,26 +236,34 @@ class SqlCardFiles:
             )
             for start in range(0, len(inventory), ROWS):
                 rows = [
-                    {
-                        "execution_id": attempt.execution_id,
-                        "path": each.path,
-                        "kind": each.kind.value,
-                        "size_bytes": each.size_bytes,
-                        "mtime_ns": each.mtime_ns,
-                        "clip": each.clip,
-                        "problem": each.problem,
-                    }
+                    (
+                        attempt.execution_id,
+                        each.path,
+                        each.kind.value,
+                        each.size_bytes,
+                        each.mtime_ns,
+                        each.clip,
+                        each.problem,
+                    )
                     for each in inventory[start : start + ROWS]
                 ]
-                batch.connection.execute(insert(card_file), rows)
+                _insert_card_file.execute(batch.connection, rows)
 
         self._executions.writer.run_blocking(work)
 
     def of(
         self, execution_id: int, *, after: bytes | None = None, limit: int | None = None
     ) -> Sequence[CardFile]:
+        columns = card_file.c
         statement = (
-            select(card_file)
+            select(
+                columns.path,
+                columns.kind,
+                columns.size_bytes,
+                columns.mtime_ns,
+                columns.clip,
+                columns.problem,
+            )
             .where(card_file.c.execution_id == execution_id)
             .order_by(card_file.c.path)
             .limit(limit)
@@ -241,14 +273,16 @@ class SqlCardFiles:
         return self._read(
             lambda connection: [
                 CardFile(
-                    row.path,
-                    FileKind(row.kind),
-                    row.size_bytes,
-                    row.mtime_ns,
-                    row.clip,
-                    row.problem,
+                    path,
+                    FileKind(kind),
+                    size_bytes,
+                    mtime_ns,
+                    # Most are a clip by themselves, and problems are few: who keeps the files
+                    # of a large card keeps one of each.
+                    path if clip == path else clip,
+                    None if problem is None else sys.intern(problem),
                 )
-                for row in connection.execute(statement)
+                for path, kind, size_bytes, mtime_ns, clip, problem in connection.execute(statement)
             ]
         )
 
@@ -281,24 +315,18 @@ class SqlLedger:
         def read(connection: Connection) -> Mapping[bytes, Sequence[VerifiedCopy]]:
             found: dict[bytes, list[VerifiedCopy]] = {}
             for start in range(0, len(paths), KEYS):
-                rows = connection.execute(
-                    select(
-                        imported_file,
-                        imported_copy.c.destination,
-                        imported_copy.c.path,
-                        imported_copy.c.verified_at,
-                        imported_copy.c.cold,
-                    )
-                    .join(imported_copy, imported_copy.c.imported_file_id == imported_file.c.id)
-                    .where(
-                        imported_file.c.relative_path.in_(paths[start : start + KEYS]),
-                        imported_copy.c.destination == destination,
-                    )
-                    .order_by(imported_copy.c.id)
-                )
-                for row in rows:
-                    if (row.relative_path, row.size_bytes) in wanted:
-                        found.setdefault(row.relative_path, []).append(_copy(row._mapping))
+                asked = paths[start : start + KEYS]
+                # As the driver gives them: a card that is known whole has a row for each of its
+                # files, and of one that isn't, SQLAlchemy would take longer to ask than SQLite
+                # to answer.
+                for path, size_bytes, *file, place, verified_at, cold in connection.exec_driver_sql(
+                    _known_sql(len(asked)), (*asked, destination)
+                ):
+                    if (path, size_bytes) in wanted:
+                        imported = _imported(path, size_bytes, *file)
+                        at = datetime.fromisoformat(verified_at)
+                        copy = VerifiedCopy(imported, destination, place, at, bool(cold))
+                        found.setdefault(path, []).append(copy)
             return found
 
         return self._read(read)
@@ -382,6 +410,56 @@ _RECORD_COPY = (
 """One statement for a batch: the file's row is found where the copy's is made."""
 
 
+_KNOWN = (
+    select(
+        imported_file.c.relative_path,
+        imported_file.c.size_bytes,
+        imported_file.c.card_identity,
+        imported_file.c.mtime_ns,
+        imported_file.c.hash_name,
+        imported_file.c.hash,
+        imported_file.c.further_hashes,
+        imported_copy.c.path,
+        imported_copy.c.verified_at,
+        imported_copy.c.cold,
+    )
+    .join(imported_copy, imported_copy.c.imported_file_id == imported_file.c.id)
+    .where(
+        imported_file.c.relative_path.in_(bindparam("paths", expanding=True)),
+        imported_copy.c.destination == bindparam("asked"),
+    )
+    .order_by(imported_copy.c.id)
+)
+
+
+@lru_cache(maxsize=8)
+def _known_sql(paths: int) -> str:
+    """For so many paths. Its parameters are these, then the destination."""
+    asked = _KNOWN.params(paths=[b""] * paths, asked="")
+    options = {"render_postcompile": True}
+    return str(asked.compile(dialect=sqlite.dialect(), compile_kwargs=options))
+
+
+def _imported(
+    path: bytes,
+    size_bytes: int,
+    card_identity: str,
+    mtime_ns: int,
+    hash_name: str,
+    hash: str,
+    further: str | None,
+) -> ImportedFile:
+    return ImportedFile(
+        card_identity=card_identity,
+        path=path,
+        size_bytes=size_bytes,
+        mtime_ns=mtime_ns,
+        hash_name=hash_name,
+        hash=hash,
+        further=() if further is None else tuple((msgspec.json.decode(further) or {}).items()),
+    )
+
+
 def _free_name(connection: Connection, name: str, taken: Callable[[str], bool]) -> str:
     """The name, or with the first of ``-2``, ``-3``, ... that nobody has."""
     candidate, number = name, 1
@@ -400,29 +478,14 @@ def _job(row: RowMapping) -> Job:
         uuid=row["uuid"],
         execution_id=row["execution_id"],
         name=row["name"],
-        card=Card(row["card_identity"], row["card_label"], row["card_volume"]),
+        card=Card(
+            row["card_identity"], row["card_label"], row["card_volume"], row["card_generation"]
+        ),
         status=JobStatus(row["status"]),
         file_count=row["file_count"],
         total_bytes=row["total_bytes"],
         created_at=row["created_at"],
         completed_at=row["completed_at"],
+        intake=row["intake"],
         verdict=row["verdict"],
-    )
-
-
-def _copy(row: RowMapping) -> VerifiedCopy:
-    return VerifiedCopy(
-        file=ImportedFile(
-            card_identity=row["card_identity"],
-            path=row["relative_path"],
-            size_bytes=row["size_bytes"],
-            mtime_ns=row["mtime_ns"],
-            hash_name=row["hash_name"],
-            hash=row["hash"],
-            further=tuple((row["further_hashes"] or {}).items()),
-        ),
-        destination=row["destination"],
-        path=row["path"],
-        verified_at=row["verified_at"],
-        cold=bool(row["cold"]),
     )

@@ -99,6 +99,7 @@ def forget(batch: Batch, before: datetime, found: Sequence[int]) -> int:
     if going:
         for statement in (_raise_floor, *_deletions):
             connection.execute(statement, going)
+        batch.gone.extend(each["gone"] for each in going)
     return len(going)
 
 

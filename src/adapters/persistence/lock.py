@@ -7,9 +7,11 @@ who find it locked.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import stat
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,14 +27,16 @@ class Holder:
     """Who has the database.
 
     address: of its HTTP side, as a URL; empty until it listens.
-    key: what a command shows to a server that runs inside another command, to be taken
-        at its user's word; who can read it is that user. Empty for ``rushes serve``.
+    key: what commands of the same user show, to be taken for that user; who can read it
+        is. Empty where the file system can't keep it from others.
+    certificate: that the server shows at its address, as PEM; empty if it speaks no TLS.
     """
 
     pid: int
     address: str = ""
     grpc_address: str = ""
     key: str = ""
+    certificate: str = ""
 
 
 class DatabaseLock:
@@ -43,6 +47,7 @@ class DatabaseLock:
         self.path = Path(f"{os.path.realpath(database)}.lock")
         self._database = database
         self._fd: int | None = None
+        self._private = False
 
     def acquire(self) -> None:
         """Raises ``Unavailable``, naming the holder, if another process has the database."""
@@ -58,11 +63,15 @@ class DatabaseLock:
             where = f" at {holder.address}" if holder and holder.address else ""
             raise Unavailable(f"the database {self._database} is held by {who}{where}")
         self._fd = fd
+        self._private = _for_us_alone(fd)
         self._write(Holder(os.getpid()))
 
-    def announce(self, address: str, grpc_address: str, key: str = "") -> None:
+    def announce(
+        self, address: str, grpc_address: str, key: str = "", certificate: str = ""
+    ) -> None:
         """From now on the holder can be reached there."""
-        self._write(Holder(os.getpid(), address, grpc_address, key))
+        key = key if self._private else ""
+        self._write(Holder(os.getpid(), address, grpc_address, key, certificate))
 
     def release(self) -> None:
         if self._fd is not None:
@@ -92,6 +101,7 @@ class DatabaseLock:
                 address=str(stored["address"]),
                 grpc_address=str(stored["grpc_address"]),
                 key=str(stored["key"]),
+                certificate=str(stored.get("certificate", "")),
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None  # just taken, and not written yet
@@ -101,6 +111,14 @@ class DatabaseLock:
         # In one write, so that a reader sees the old text, nothing, or the new text.
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, json.dumps(asdict(holder)).encode(), 0)
+
+
+def _for_us_alone(fd: int) -> bool:
+    """Make it so, also of a file that was there; whether it is."""
+    with contextlib.suppress(OSError):  # another user's, or a file system without modes
+        os.fchmod(fd, 0o600)
+    found = os.fstat(fd)
+    return found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077
 
 
 def _locked(fd: int) -> bool:

@@ -18,6 +18,11 @@ from domain.definition import PipelineDefinition, StepSpec
 from domain.events import RecordedFact
 from domain.execution import Execution, ExecutionStatus
 from domain.step import Step, StepStatus
+from domain.steps import Steps
+
+SMALL_DATA_BYTES = 16 * 1024
+"""Data up to this is written whenever it changes: four pages, beside the dozen that a
+transition writes anyway."""
 
 DEFINITIONS = 100
 """How many definitions' texts are kept: more than a server has pipelines."""
@@ -26,7 +31,6 @@ DEFINITIONS = 100
 EXECUTION_STATE = (
     "status",
     "job_id",
-    "execution_data",
     "error_message",
     "warnings",
     "progress",
@@ -36,10 +40,12 @@ EXECUTION_STATE = (
     "completed_at",
     "updated_at",
 )
-"""Everything that a change of an execution may have changed."""
+"""Everything that a change of an execution may have changed, but its data."""
+
+EXECUTION_DATA = (*EXECUTION_STATE, "execution_data")
 
 EXECUTION = (
-    *EXECUTION_STATE,
+    *EXECUTION_DATA,
     "id",
     "uuid",
     "message_id",
@@ -90,7 +96,6 @@ def execution_state(execution: Execution) -> tuple[Any, ...]:
     return (
         str(execution.status),
         execution.job_id,
-        json_text(execution.data),
         execution.error_message,
         json_text(execution.warnings),
         execution.progress,
@@ -102,10 +107,15 @@ def execution_state(execution: Execution) -> tuple[Any, ...]:
     )
 
 
+def execution_data(execution: Execution) -> tuple[Any, ...]:
+    """The values of ``EXECUTION_DATA``."""
+    return (*execution_state(execution), json_text(execution.data))
+
+
 def execution_values(execution: Execution) -> tuple[Any, ...]:
     """The values of ``EXECUTION``."""
     return (
-        *execution_state(execution),
+        *execution_data(execution),
         execution.id,
         execution.uuid,
         execution.message_id,
@@ -180,6 +190,19 @@ def _definition_text(definition: PipelineDefinition) -> str:
     return known[1]
 
 
+_definitions: dict[str, tuple[dict[str, Any], PipelineDefinition]] = {}
+
+
+def _definition(stored: dict[str, Any]) -> PipelineDefinition:
+    """Read back; one object for all executions of a pipeline, as long as it stays the same."""
+    known = _definitions.get(stored["type"])
+    if known is None or known[0] != stored:
+        if len(_definitions) >= DEFINITIONS:
+            _definitions.clear()
+        known = _definitions[stored["type"]] = (stored, PipelineDefinition.from_dict(stored))
+    return known[1]
+
+
 def load_executions(connection: Connection, rows: Sequence[Row[Any]]) -> list[Execution]:
     """The executions of these rows of ``pipeline_execution``, in their order, with their steps."""
     by_id = {row.id: _execution(row._mapping) for row in rows}
@@ -192,8 +215,41 @@ def load_executions(connection: Connection, rows: Sequence[Row[Any]]) -> list[Ex
         )
         for row in steps.mappings():
             execution = by_id[row["execution_id"]]
-            execution.steps[row["step_key"]] = _step(execution.definition, row)
+            step = execution.steps[row["step_key"]] = _step(execution.definition, row)
+            if step.spec.dynamic and step.output:
+                _merge(execution, step)
     return list(by_id.values())
+
+
+def data_waits(base: Execution, draft: Execution) -> bool:
+    """Whether the draft's data need not be written with it.
+
+    A family's outputs are in its steps' rows as well. So where they are all that is new,
+    and the data is so large that to write it with each of them would take longer than
+    all else, it is written with the next change of anything else, or at the end.
+    """
+    if draft.data is base.data:
+        ends = base.active and not draft.active
+        return not (ends and any(_is_family(draft.definition, name) for name in draft.data))
+    if not (draft.active and (draft.data_bytes or 0) > SMALL_DATA_BYTES):
+        return False
+    return all(
+        name in base.data and value is base.data[name]
+        for name, value in draft.data.items()
+        if not _is_family(draft.definition, name)
+    )
+
+
+def _is_family(definition: PipelineDefinition, name: str) -> bool:
+    spec = definition.spec(name)
+    return spec is not None and spec.dynamic
+
+
+def _merge(execution: Execution, step: Step) -> None:
+    """A family's output into the data just read, which need not have it yet."""
+    data = execution.data
+    assert isinstance(data, dict)
+    data.setdefault(step.name, {})[step.parameter] = step.output
 
 
 def load_executions_by_id(connection: Connection, ids: Sequence[int]) -> list[Execution]:
@@ -212,11 +268,13 @@ def load_execution(connection: Connection, reference: str | int) -> Execution | 
 
 
 def _execution(row: RowMapping) -> Execution:
+    definition = _definition(row["definition"])
     return Execution(
+        steps=Steps(definition),
         id=row["id"],
         uuid=row["uuid"],
         message_id=row["message_id"],
-        definition=PipelineDefinition.from_dict(row["definition"]),
+        definition=definition,
         status=ExecutionStatus(row["status"]),
         job_id=row["job_id"],
         data=row["execution_data"],

@@ -177,9 +177,11 @@ job = Table(
     Column("card_identity", Text, nullable=False),
     Column("card_label", Text, nullable=False),
     Column("card_volume", Boolean, nullable=False),
+    Column("card_generation", Integer, nullable=False, server_default="1"),
     Column("status", String(16), nullable=False),
     Column("file_count", Integer, nullable=False),
     Column("total_bytes", BigInteger, nullable=False),
+    Column("intake", JSON, nullable=True),
     Column("verdict", JSON, nullable=True),
     Column("created_at", UtcDateTime, nullable=False),
     Column("completed_at", UtcDateTime, nullable=True),
@@ -243,3 +245,17 @@ engine_state = Table(
     Column("facts_floor", Id, nullable=False),
 )
 """One row, whose id is 1. facts_floor: every fact that is gone has this id or a smaller one."""
+
+token = Table(
+    "token",
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("name", String(100), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=True),
+    Column("last_used_at", UtcDateTime, nullable=True),
+    sqlite_autoincrement=True,
+)
+"""A revoked one's row is gone."""

@@ -29,7 +29,7 @@ import queue
 import signal
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -39,7 +39,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from adapters.persistence.batch import Batch, Committed, StaleRow, read_committed
 from adapters.persistence.database import Database
-from application.ports import Dispatcher, Started
+from application.ports import Changed, Dispatcher, Started
 from domain.errors import Conflict, StaleExecution, Unavailable
 from domain.events import RecordedFact
 from domain.execution import Execution
@@ -69,7 +69,8 @@ class _Piece(Generic[T]):
 class Writer:
     """Runs work on the writer's thread, in groups that share a commit.
 
-    ``dispatcher`` decides what starts; ``publish`` is handed committed facts, on the loop.
+    ``dispatcher`` decides what starts; ``publish`` is handed committed facts, on the loop,
+    and ``changed`` before that, what a commit has changed.
     """
 
     def __init__(
@@ -78,10 +79,12 @@ class Writer:
         dispatcher: Dispatcher,
         publish: Callable[[Sequence[RecordedFact]], None],
         loop: asyncio.AbstractEventLoop,
+        changed: Changed = lambda execution_ids: None,
     ) -> None:
         self._database = database
         self._dispatcher = dispatcher
         self._publish = publish
+        self._changed = changed
         self._loop = loop
         self._queue: queue.SimpleQueue[_Piece[Any] | None] = queue.SimpleQueue()
         self._committed = Committed()
@@ -180,7 +183,7 @@ class Writer:
             self._commit_failed(group, error, tries)
             return
         started = batch.commit_into(self._committed)
-        self._answer(group, batch.facts, started, batch.due())
+        self._answer(group, batch.facts, started, batch.due(), batch.changed())
 
     def _fail_at(self, where: str) -> None:
         """For ``tests/chaos``: ``RUSHES_FAILPOINT=before_commit:7`` dies at the seventh commit.
@@ -245,6 +248,7 @@ class Writer:
             log.error("the database can't be read: %s", error)
             self._committed.executions.clear()
             self._committed.ids_by_uuid.clear()
+        self._answer((), changed=None)
 
     def _answer(
         self,
@@ -252,18 +256,24 @@ class Writer:
         facts: Sequence[RecordedFact] = (),
         started: Sequence[Started] = (),
         due: Sequence[tuple[int, datetime]] = (),
+        changed: Collection[int] | None = (),
     ) -> None:
         waiting = []
+        blocked = []
         for piece in group:
             if isinstance(piece.future, concurrent.futures.Future):
-                _resolve(piece)
+                blocked.append(piece)
             else:
                 waiting.append(piece)
-        if waiting or facts or started or due:
+        if waiting or facts or started or due or changed or changed is None:
             try:
-                self._loop.call_soon_threadsafe(self._deliver, waiting, facts, started, due)
+                self._loop.call_soon_threadsafe(
+                    self._deliver, waiting, facts, started, due, changed
+                )
             except RuntimeError:  # the loop is gone; what is committed is found at the next start
                 log.warning("committed after the loop was closed")
+        for piece in blocked:  # after the loop, which has told what has changed when they ask
+            _resolve(piece)
 
     def _deliver(
         self,
@@ -271,7 +281,10 @@ class Writer:
         facts: Sequence[RecordedFact],
         started: Sequence[Started],
         due: Sequence[tuple[int, datetime]],
+        changed: Collection[int] | None,
     ) -> None:
+        if changed or changed is None:
+            self._changed(changed)
         if facts:
             self._publish(facts)
         if started:

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -34,13 +35,20 @@ from adapters.rest.documents import (
     JobPage,
     JobView,
     JudgedJob,
+    NewToken,
     PipelineList,
     PipelineView,
     ReleasedReport,
     RerunRequest,
+    Ticket,
+    TokenList,
+    TokenRequest,
+    TokenView,
     TriggerRequest,
     TriggerResponse,
 )
+from adapters.scope import principal_of
+from application.access import Access
 from application.advance import Advance
 from application.cancel import Cancel
 from application.catalogue import Catalogue
@@ -76,7 +84,12 @@ A = TypeVar("A", bound=Asked)
 PIECES = 500
 """Lines of a report that are made and sent at once."""
 
-_STILL = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_STILL = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+}
 """A report runs nothing and loads nothing, whatever names are in it."""
 
 KEEPALIVE_S = 15.0
@@ -106,9 +119,10 @@ class Api:
         card_files: CardFiles,
         report: Report,
         threads: Threads,
+        access: Access,
         owner_key: str = "",
     ) -> None:
-        """``owner_key``: who shows it (``X-Rushes-Key``) is the user that this server runs for."""
+        """``owner_key``: who shows it (``X-Rushes-Key``) may name a card anywhere."""
         self._trigger = trigger
         self._status = status
         self._retry = retry
@@ -126,6 +140,7 @@ class Api:
         self._card_files = card_files
         self._report = report
         self._threads = threads
+        self._access = access
         self._owner_key = owner_key
 
     def routes(self) -> list[Route]:
@@ -158,6 +173,10 @@ class Api:
             Route("/api/jobs/{job_id}/report", self.get_report, methods=["GET"]),
             Route("/api/jobs/{job_id}/report.csv", self.get_report_table, methods=["GET"]),
             Route("/api/jobs/{job_id}/files", self.list_job_files, methods=["GET"]),
+            Route("/api/tickets", self.new_ticket, methods=["POST"]),
+            Route("/api/tokens", self.list_tokens, methods=["GET"]),
+            Route("/api/tokens", self.new_token, methods=["POST"]),
+            Route("/api/tokens/{token_id}/revoke", self.revoke_token, methods=["POST"]),
             Route("/healthz", self.health, methods=["GET"]),
             Route("/readyz", self.ready, methods=["GET"]),
         ]
@@ -192,7 +211,8 @@ class Api:
         )
 
     async def get_execution(self, request: Request) -> Response:
-        return _json(await self._status.get(_reference(request)))
+        answer = await self._status.encoded(_reference(request), msgspec.json.encode)
+        return Response(answer, media_type="application/json")
 
     async def list_executions(self, request: Request) -> Response:
         params = request.query_params
@@ -355,7 +375,10 @@ class Api:
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
         return StreamingResponse(
-            _server_sent(self._feed.follow(since, execution_id)),
+            _server_sent(
+                self._feed.follow(since, execution_id),
+                partial(self._access.over, principal_of(request.scope)),
+            ),
             media_type="text/event-stream",
             headers={"cache-control": "no-store", "x-accel-buffering": "no"},
         )
@@ -388,7 +411,7 @@ class Api:
     async def get_report(self, request: Request) -> Response:
         job_id = _job_id(request)
         pieces = await self._threads.run(lambda: self._report.as_html(job_id))
-        return self._streamed(pieces, "text/html", {"content-security-policy": _STILL})
+        return self._streamed(pieces, "text/html", _STILL)
 
     async def get_report_table(self, request: Request) -> Response:
         job_id = _job_id(request)
@@ -408,7 +431,7 @@ class Api:
         return StreamingResponse(
             batches(),
             media_type=media_type,
-            headers={"cache-control": "no-store", "x-content-type-options": "nosniff", **headers},
+            headers=headers,
         )
 
     async def list_job_files(self, request: Request) -> Response:
@@ -434,6 +457,26 @@ class Api:
             )
         )
 
+    # -- who is let in -----------------------------------------------------------
+
+    async def new_ticket(self, request: Request) -> Response:
+        text, expires_at = self._access.ticket(principal_of(request.scope))
+        return _json(Ticket(text, timestamp(expires_at)), status=201)
+
+    async def list_tokens(self, request: Request) -> Response:
+        return _json(TokenList([TokenView.of(token) for token in self._access.tokens()]))
+
+    async def new_token(self, request: Request) -> Response:
+        asked = await _body(request, TokenRequest)
+        token, text = await self._access.new(asked.role, asked.name, asked.expires_in_s)
+        view = TokenView.of(token)
+        return _json(NewToken(**msgspec.structs.asdict(view), token=text), status=201)
+
+    async def revoke_token(self, request: Request) -> Response:
+        claimed: str = request.path_params["token_id"]
+        token_id = _number(claimed, "token_id", 0, 0, 2**63 - 1)
+        return _json(TokenView.of(await self._access.revoke(token_id)))
+
     # -- health ------------------------------------------------------------------
 
     async def health(self, request: Request) -> Response:
@@ -445,12 +488,23 @@ class Api:
         return _json(Health("ready"))
 
 
-async def _server_sent(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:
-    """Server-sent events, with a comment now and then where nothing happens."""
+async def _server_sent(
+    entries: AsyncIterator[Entry], over: Callable[[], asyncio.Future[None]]
+) -> AsyncIterator[str]:
+    """Server-sent events, with a comment now and then where nothing happens.
+
+    over: makes what is done once who follows may not any more.
+    """
     following = asyncio.ensure_future(anext(entries, None))
+    let_go = over()
     try:
         while True:
-            done, _ = await asyncio.wait({following}, timeout=KEEPALIVE_S)
+            waits: set[asyncio.Future[Any]] = {following, let_go}
+            done, _ = await asyncio.wait(
+                waits, timeout=KEEPALIVE_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            if let_go.done():
+                return
             if not done:
                 yield ": still here\n\n"
                 continue
@@ -463,6 +517,7 @@ async def _server_sent(entries: AsyncIterator[Entry]) -> AsyncIterator[str]:
             yield entry.encoded(_server_sent_event)
             following = asyncio.ensure_future(anext(entries, None))
     finally:
+        let_go.cancel()
         following.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await following

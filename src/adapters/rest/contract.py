@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 from starlette.routing import Route
 
+from adapters.rest.access import NEEDS
 from adapters.rest.api import MAX_BODY_BYTES, MAX_EVENTS, MAX_PAGE, PAGE
 from adapters.rest.documents import (
     AttemptView,
@@ -36,11 +37,16 @@ from adapters.rest.documents import (
     JobPage,
     JobView,
     JudgedJob,
+    NewToken,
     PipelineList,
     PipelineView,
     Problem,
     ReleasedReport,
     RerunRequest,
+    Ticket,
+    TokenList,
+    TokenRequest,
+    TokenView,
     TriggerRequest,
     TriggerResponse,
 )
@@ -59,10 +65,11 @@ from application.claims import Claimed
 from application.trigger import MAX_MESSAGE_ID
 from application.views import ExecutionView, StepView
 from domain import errors
+from domain.access import Permission, Role
 from domain.definition import KeyLimit, PipelineDefinition, RetryPolicy, StepSpec
 from domain.events import timestamp
 from domain.execution import Execution, ExecutionStatus
-from domain.footage import FileKind, JobStatus
+from domain.footage import Familiarity, FileKind, Intake, JobStatus
 from domain.step import StepStatus
 
 MOST = 2**63 - 1
@@ -75,6 +82,10 @@ Everything is JSON. An error is a problem document (RFC 9457), whose `code` is f
 and `detail` for people. Times are RFC 3339 in UTC. More fields may come in later versions:
 what you don't know, pass over. What happens is best followed over the WebSocket, or as
 server-sent events; see also `/asyncapi.json`.
+
+Once there are tokens, everything but `/healthz` and `/readyz` takes one (`Authorization:
+Bearer`), and each operation a permission that its role has. A browser opens an event stream with
+a ticket (`POST /api/tickets`) in its address: `?ticket=`.
 
 A browser's page is let in only from this server, or from an origin that `RUSHES_ORIGINS` names.
 """
@@ -105,14 +116,20 @@ TYPES: tuple[type[Any], ...] = (
     JobView,
     JudgedJob,
     KeyLimit,
+    NewToken,
     PipelineList,
     PipelineView,
     Problem,
     RerunRequest,
     RetryPolicy,
+    Role,
     StepSpec,
     StepStatus,
     StepView,
+    Ticket,
+    TokenList,
+    TokenRequest,
+    TokenView,
     TriggerRequest,
     TriggerResponse,
 )
@@ -126,6 +143,7 @@ RENAMED = {
     "JobView": "Job",
     "PipelineView": "Pipeline",
     "StepView": "Step",
+    "TokenView": "Token",
 }
 """What a client's own types will be called: to them it is the thing, not a view of it."""
 
@@ -155,10 +173,16 @@ _JOB = JobView(
     uuid=EXAMPLE_UUID,
     execution_id=7,
     name="2026-11-22_A001",
-    card=CardView("9c1f", "A001"),
+    card=CardView("volume:9C1F-23AB:64000000000", "A001", 1),
     status=JobStatus.CREATED,
     file_count=214,
     total_bytes=61_203_283_968,
+    intake=Intake(
+        {
+            (FileKind.MEDIA, Familiarity.NEW): (12, 9_663_676_416),
+            (FileKind.MEDIA, Familiarity.KNOWN): (202, 51_539_607_552),
+        }
+    ).as_json(),
     safe_to_format=False,
     created_at=_AT,
     completed_at=None,
@@ -189,6 +213,9 @@ _ENGINE = EngineView(
     overdue=(),
     abandoned=(),
 )
+
+
+_TOKEN = TokenView(3, "cart 2", Role.DETECTOR, _AT, None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +295,16 @@ def _limit(default: int, most: int) -> Parameter:
     bounds = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
     return Parameter("limit", "query", bounds, "how many at most")
 
+
+TOKEN_ID = Parameter(
+    "token_id", "path", {"type": "integer", "minimum": 0, "maximum": MOST}, "a token's `id`", 3
+)
+TICKET = Parameter(
+    "ticket",
+    "query",
+    {"type": "string"},
+    "for a browser's event stream, in place of `Authorization`; good once",
+)
 
 _NO_EXECUTION = errors.ExecutionNotFound(EXAMPLE_UUID)
 _NO_STEP = errors.StepNotFound(EXAMPLE_UUID, "copy_file")
@@ -476,7 +513,7 @@ OPERATIONS: Mapping[str, Operation] = {
         "What happened to one execution",
         {200: _EVENTS},
         _EVENTS_TOLD,
-        parameters=(REFERENCE, SINCE, LAST_EVENT_ID, _limit(MAX_EVENTS, MAX_EVENTS)),
+        parameters=(REFERENCE, SINCE, LAST_EVENT_ID, TICKET, _limit(MAX_EVENTS, MAX_EVENTS)),
         refuses=(_BAD_LIMIT, _NO_EXECUTION, _GONE),
     ),
     "events": Operation(
@@ -484,7 +521,7 @@ OPERATIONS: Mapping[str, Operation] = {
         "What happened to all of them",
         {200: _EVENTS},
         _EVENTS_TOLD,
-        parameters=(SINCE, LAST_EVENT_ID, _limit(MAX_EVENTS, MAX_EVENTS)),
+        parameters=(SINCE, LAST_EVENT_ID, TICKET, _limit(MAX_EVENTS, MAX_EVENTS)),
         refuses=(_BAD_LIMIT, _GONE),
     ),
     "list_pipelines": Operation(
@@ -576,6 +613,38 @@ OPERATIONS: Mapping[str, Operation] = {
         ),
         refuses=(_BAD_LIMIT, _NO_JOB),
     ),
+    "new_ticket": Operation(
+        "access",
+        "A ticket for a browser's WebSocket or event stream",
+        {201: Answer("good once, for 30 seconds", Ticket("q1Zc...", _AT))},
+        "It stands for who asks, and goes into the address: `/ws?ticket=...`.",
+    ),
+    "list_tokens": Operation(
+        "access",
+        "Who is let in",
+        {200: Answer("all that aren't revoked", TokenList([_TOKEN]))},
+    ),
+    "new_token": Operation(
+        "access",
+        "Let somebody in",
+        {
+            201: Answer(
+                "it says its `token` here, and never again",
+                NewToken(**{**msgspec.structs.asdict(_TOKEN), "token": "rushes_3_..."}),
+            )
+        },
+        "With the first one the server is locked: from then on everything takes a token.",
+        TokenRequest(Role.DETECTOR, "cart 2"),
+        refuses=(_BAD_BODY, errors.Conflict("there are 1000 tokens already")),
+    ),
+    "revoke_token": Operation(
+        "access",
+        "Let somebody in no more",
+        {200: Answer("the token, as it was", _TOKEN)},
+        "Whoever is connected with it is let go at once.",
+        parameters=(TOKEN_ID,),
+        refuses=(errors.TokenNotFound(3),),
+    ),
     "health": Operation("server", "Whether it is alive", {200: Answer("it is", Health("ok"))}),
     "ready": Operation(
         "server",
@@ -619,7 +688,19 @@ def openapi(routes: Sequence[Route], version: str) -> dict[str, Any]:
         },
         "servers": [{"url": "/", "description": "this server"}],
         "paths": dict(paths),
-        "components": {"schemas": _schemas(), "responses": _RESPONSES},
+        "components": {
+            "schemas": _schemas(),
+            "responses": _RESPONSES,
+            "securitySchemes": {
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "made by `rushes token new`; taken once there is one",
+                }
+            },
+        },
+        # Either: without tokens nothing is asked for.
+        "security": [{}, {"token": []}],
     }
 
 
@@ -647,8 +728,10 @@ def _operation(name: str, operation: Operation) -> dict[str, Any]:
         "tags": [operation.tag],
         "summary": operation.summary,
     }
-    if operation.description:
-        made["description"] = operation.description
+    needed = NEEDS[name]
+    told = (operation.description, "" if needed is None else f"Permission: `{needed}`.")
+    if any(told):
+        made["description"] = "\n\n".join(filter(None, told))
     if operation.parameters:
         made["parameters"] = [each.to_dict() for each in operation.parameters]
     refusals: defaultdict[int, list[Problem]] = defaultdict(list)
@@ -664,7 +747,14 @@ def _operation(name: str, operation: Operation) -> dict[str, Any]:
         }
     responses = {str(status): _answer(each) for status, each in operation.answers.items()}
     responses |= {str(status): _refusal(each) for status, each in refusals.items()}
-    shared = ["403", "500", "503", *(("413", "415") if operation.body is not None else ())]
+    shared = [
+        "403",
+        "429",
+        "500",
+        "503",
+        *(("401",) if needed is not None else ()),
+        *(("413", "415") if operation.body is not None else ()),
+    ]
     responses |= {status: {"$ref": f"#/components/responses/{_name(status)}"} for status in shared}
     if "404" not in responses and operation.parameters and _in_path(operation):
         responses["404"] = {"$ref": f"#/components/responses/{_name('404')}"}
@@ -732,13 +822,22 @@ _RESPONSES = {
     }
     for problem, why in (
         (
-            document(errors.Forbidden("pages from 'http://example.com' may not use this server")),
-            "a page from elsewhere, or a `Host` that isn't this server",
+            document(errors.NotPermitted(Role.VIEWER, Permission.TRIGGER)),
+            "a role that lacks the permission, a page from elsewhere, or a `Host` that isn't "
+            "this server",
+        ),
+        (
+            document(errors.Unauthenticated("a token is needed, and none was shown")),
+            "no token, or one that isn't good",
         ),
         (http_document(404, "Not Found", "GET /api/jobs/"), "there is nothing of that name"),
         (
             http_document(413, "Content Too Large", _POST),
             f"the body has more than {MAX_BODY_BYTES} bytes",
+        ),
+        (
+            document(errors.TooManyRequests("192.0.2.7 asks more than 500 times a second", 1)),
+            "asked too often; `Retry-After` says in how many seconds it may be asked again",
         ),
         (http_document(415, "Unsupported Media Type", _POST), "the body isn't `application/json`"),
         (

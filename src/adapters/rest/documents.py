@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from application.access import MAX_EXPIRES_S, MAX_NAME, MIN_EXPIRES_S
 from application.claims import MAX_WORKER_ID, Claimed
 from application.ports import AttemptRef
 from application.trigger import MAX_MESSAGE_ID
 from application.views import ExecutionView
+from domain.access import Role, Token
 from domain.definition import PipelineDefinition, StepSpec
 from domain.events import timestamp
 from domain.footage import CardFile, FileKind, Job, JobStatus, shown
@@ -205,10 +207,15 @@ class PipelineList(msgspec.Struct, frozen=True):
 
 
 class CardView(msgspec.Struct, frozen=True):
-    """identity: what tells one card from another. label: the volume's name."""
+    """identity: what tells one card from another.
+
+    label: the volume's name.
+    generation: counts the times that it was filled anew, formatted or emptied.
+    """
 
     identity: str
     label: str
+    generation: int
 
 
 class JobView(msgspec.Struct, frozen=True):
@@ -218,6 +225,9 @@ class JobView(msgspec.Struct, frozen=True):
     name: the folder below the library.
     file_count: what the scan found to be copied.
     total_bytes: of what the scan found to be copied.
+    intake: how much of it was new, known (in the ledger, at every destination), or to_hash (known
+    only if its bytes are the same), each as {files, bytes}, and the same by_kind; null for jobs of
+    versions that didn't look.
     safe_to_format: whether the last verdict on its card said so; false before there is one.
     """
 
@@ -229,6 +239,7 @@ class JobView(msgspec.Struct, frozen=True):
     status: JobStatus
     file_count: int
     total_bytes: int
+    intake: Mapping[str, Any] | None
     safe_to_format: bool
     created_at: str
     completed_at: str | None
@@ -240,10 +251,11 @@ class JobView(msgspec.Struct, frozen=True):
             uuid=job.uuid,
             execution_id=job.execution_id,
             name=job.name,
-            card=CardView(job.card.identity, job.card.label),
+            card=CardView(job.card.identity, job.card.label, job.card.generation),
             status=job.status,
             file_count=job.file_count,
             total_bytes=job.total_bytes,
+            intake=job.intake,
             safe_to_format=job.verdict is not None and bool(job.verdict["safe_to_format"]),
             created_at=timestamp(job.created_at),
             completed_at=None if job.completed_at is None else timestamp(job.completed_at),
@@ -302,6 +314,65 @@ class FilePage(msgspec.Struct, frozen=True):
 
     files: Sequence[FileView]
     next_cursor: str | None
+
+
+class TokenRequest(Asked, frozen=True):
+    """role: what its bearer may do.
+
+    name: whose it is, for people.
+    expires_in_s: seconds from now; null: good until it is revoked.
+    """
+
+    role: Role
+    name: Annotated[
+        str,
+        Meta(max_length=MAX_NAME, extra_json_schema={"pattern": r"^[ -~]*$"}),
+    ] = ""
+    expires_in_s: Annotated[float, Meta(ge=MIN_EXPIRES_S, le=MAX_EXPIRES_S)] | None = None
+
+
+class TokenView(msgspec.Struct, frozen=True):
+    """A token, without its secret.
+
+    name: whose it is, for people.
+    expires_at: null: good until it is revoked.
+    last_used_at: to ten minutes or so; null if it never was.
+    """
+
+    id: int
+    name: str
+    role: Role
+    created_at: str
+    expires_at: str | None
+    last_used_at: str | None
+
+    @classmethod
+    def of(cls, token: Token) -> TokenView:
+        return cls(
+            id=token.id,
+            name=token.name,
+            role=token.role,
+            created_at=timestamp(token.created_at),
+            expires_at=None if token.expires_at is None else timestamp(token.expires_at),
+            last_used_at=None if token.last_used_at is None else timestamp(token.last_used_at),
+        )
+
+
+class NewToken(TokenView, frozen=True):
+    """token: what its bearer shows. It is told here, and never again."""
+
+    token: str
+
+
+class TokenList(msgspec.Struct, frozen=True):
+    tokens: Sequence[TokenView]
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """ticket: good once, in the address of a WebSocket or an event stream."""
+
+    ticket: str
+    expires_at: str
 
 
 class Health(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ PAGE_HEADERS = {
     "content-security-policy": f"default-src 'none'; style-src '{STYLE_HASH}'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'",
     "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
 }
 
 

@@ -10,10 +10,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
+from starlette.types import Receive, Scope, Send
 
 from adapters.rest.documents import Problem
+from adapters.scope import OUTCOME
 from adapters.status_codes import INTERNAL, status_of
-from domain.errors import FactsGone, InvalidInput, RushesError
+from domain.errors import FactsGone, InvalidInput, RushesError, TooManyRequests, Unauthenticated
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,12 @@ def http_document(status: int, detail: str, request: str) -> Problem:
 
 
 def problem(error: RushesError) -> Response:
-    return _response(document(error))
+    response = _response(document(error))
+    if isinstance(error, TooManyRequests):
+        response.headers["retry-after"] = str(error.retry_after_s)
+    if isinstance(error, Unauthenticated):
+        response.headers["www-authenticate"] = 'Bearer realm="rushes"'
+    return response
 
 
 async def on_refusal(request: Request, error: Exception) -> Response:
@@ -78,8 +85,14 @@ def _document(status: int, code: str, detail: str) -> Problem:
     )
 
 
+class _Refusal(Response):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[OUTCOME] = self.status_code
+        await super().__call__(scope, receive, send)
+
+
 def _response(problem: Problem) -> Response:
-    return Response(
+    return _Refusal(
         msgspec.json.encode(problem),
         status_code=problem.status,
         media_type="application/problem+json",

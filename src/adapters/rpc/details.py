@@ -23,9 +23,11 @@ from domain.errors import (
     JobNotFound,
     MessageConflict,
     NotExternal,
+    NotPermitted,
     PipelineNotFound,
     RushesError,
     StepNotFound,
+    TokenNotFound,
 )
 
 DOMAIN = "rushes"
@@ -73,6 +75,10 @@ def _details(
             return {}, (_resource("pipeline", pipeline_type, text),)
         case JobNotFound(reference=reference):
             return {}, (_resource("job", reference, text),)
+        case NotPermitted(role=role, permission=permission):
+            return {"role": role, "permission": permission}, ()
+        case TokenNotFound(reference=reference):
+            return {}, (_resource("token", reference, text),)
         case FactsGone(oldest=oldest, last=last):
             return {"oldest_event_id": oldest, "last_event_id": last}, ()
     if status.grpc is StatusCode.FAILED_PRECONDITION:

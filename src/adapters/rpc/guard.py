@@ -1,4 +1,5 @@
-"""Around every method: errors become statuses, and streams and long polls end at the stop.
+"""Around every method: errors become statuses, streams and long polls end at the stop, and
+who asks too often is told so.
 
 An interceptor only sees handlers, not what they raise, and a stream raises long
 after the interceptor has returned. So each handler is replaced by one that runs
@@ -12,10 +13,13 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import aclosing
 from typing import Any
+from urllib.parse import unquote
+from weakref import WeakKeyDictionary
 
 import grpc
 from grpc import aio
 
+from adapters.limits import Rates
 from adapters.rpc.details import bounded, rich_status
 from adapters.status_codes import INTERNAL, status_of
 from domain.errors import InvalidInput, RushesError, Unavailable
@@ -41,16 +45,35 @@ class _Malformed:
 class Guard(aio.ServerInterceptor):
     """long_polls: names of methods with one answer that may be long in coming."""
 
-    def __init__(self, long_polls: Collection[str] = ()) -> None:
+    def __init__(self, long_polls: Collection[str] = (), rates: Rates | None = None) -> None:
+        self._rates = rates
         self._long_polls = frozenset(long_polls)
         self._stopping = asyncio.Event()
         self._waiting: set[asyncio.Task[Any]] = set()
+        self._told: WeakKeyDictionary[asyncio.Task[Any], RushesError] = WeakKeyDictionary()
 
     def end_streams(self) -> None:
         """Every stream or long poll, also yet to come, ends with UNAVAILABLE: go on elsewhere."""
         self._stopping.set()
         for task in self._waiting:
             task.cancel()
+
+    def end_call(self, task: asyncio.Task[Any], error: RushesError) -> None:
+        """The stream or long poll that this task serves ends with this error."""
+        self._told[task] = error
+        if task in self._waiting:
+            task.cancel()
+
+    def refusal(self, error: RushesError, context: aio.ServicerContext[Any, Any]) -> RushesError:
+        """What is answered to who isn't let in because of ``error``."""
+        if self._rates is None:
+            return error
+        return self._rates.refused(error, address_of(context.peer()))
+
+    def _ending(self, task: asyncio.Task[Any]) -> RushesError | None:
+        if self._stopping.is_set():
+            return Unavailable("the server is stopping")
+        return self._told.get(task)
 
     async def intercept_service(
         self,
@@ -68,7 +91,7 @@ class Guard(aio.ServerInterceptor):
             deserializer = _lenient(deserializer)
         coders = {
             "request_deserializer": deserializer,
-            "response_serializer": handler.response_serializer,
+            "response_serializer": _as_it_is(handler.response_serializer),
         }
         if handler.unary_unary is not None:
             polls = name in self._long_polls
@@ -86,37 +109,36 @@ class Guard(aio.ServerInterceptor):
 
     def _answering(self, name: str, method: Method) -> Method:
         async def answering(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
-            status, details, rich = INTERNAL, "internal error", b""
             try:
+                if self._rates is not None and self._rates.apply:
+                    self._rates.ask(address_of(context.peer()))
                 if isinstance(request, _Malformed):
                     raise InvalidInput("the request is not of the type that this method takes")
                 return await method(request, context)
             except (aio.AbortError, aio.InternalError):
                 raise  # gRPC's own: already answered, or nobody is there to be answered
             except RushesError as error:
-                status, details = status_of(error), bounded(error.message, MAX_DETAILS_BYTES)
-                rich = rich_status(error, status, details)
+                await refuse(context, error)
             except Exception:
                 log.exception("a bug in %s", name)
-            more = ((RICH, rich),) if rich else ()
-            return await context.abort(status.grpc, details, ((CODE, status.code), *more))
+                await context.abort(INTERNAL.grpc, "internal error", ((CODE, INTERNAL.code),))
 
         return answering
 
     def _polling(self, method: Method) -> Method:
         async def polling(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
-            if self._stopping.is_set():
-                raise Unavailable("the server is stopping")
             task = asyncio.current_task()
             assert task is not None
+            if (ending := self._ending(task)) is not None:
+                raise ending
             self._waiting.add(task)
             try:
                 return await method(request, context)
             except asyncio.CancelledError:
-                if not self._stopping.is_set():
+                if (ending := self._ending(task)) is None:
                     raise  # the client has gone away, or its deadline is over
                 task.uncancel()
-                raise Unavailable("the server is stopping") from None
+                raise ending from None
             finally:
                 self._waiting.discard(task)
 
@@ -133,7 +155,7 @@ class Guard(aio.ServerInterceptor):
             assert task is not None
             async with aclosing(method(request, context)) as responses:
                 await context.send_initial_metadata(())
-                while not self._stopping.is_set():
+                while self._ending(task) is None:
                     # What is cancelled while gRPC writes can't be given a status any more.
                     self._waiting.add(task)
                     try:
@@ -141,17 +163,39 @@ class Guard(aio.ServerInterceptor):
                     except StopAsyncIteration:
                         break
                     except asyncio.CancelledError:
-                        if not self._stopping.is_set():
+                        if self._ending(task) is None:
                             raise  # the client has gone away
                         task.uncancel()
                         break
                     finally:
                         self._waiting.discard(task)
                     await context.write(response)
-            if self._stopping.is_set():
-                raise Unavailable("the server is stopping")
+            if (ending := self._ending(task)) is not None:
+                raise ending
 
         return streaming
+
+
+def address_of(peer: str) -> str:
+    """``ipv4:127.0.0.1:50312`` or ``ipv6:%5B::1%5D:50312``, without kind and port."""
+    kind, _, rest = unquote(peer).partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return kind
+    return rest.rpartition(":")[0].strip("[]")
+
+
+async def refuse(context: aio.ServicerContext[Any, Any], error: RushesError) -> None:
+    """End a call with what the error is called outside. Raises what gRPC ends it by."""
+    status, details = status_of(error), bounded(error.message, MAX_DETAILS_BYTES)
+    rich = rich_status(error, status, details)
+    await context.abort(status.grpc, details, ((CODE, status.code), (RICH, rich)))
+
+
+def _as_it_is(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:
+    """What is kept as bytes goes out as it is."""
+    if serialize is None:
+        return None
+    return lambda message: message if isinstance(message, bytes) else serialize(message)
 
 
 def _lenient(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

@@ -14,13 +14,16 @@ from grpc import aio
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
-from domain.errors import NotFound, Unavailable
+from domain.errors import NotFound, TooManyRequests, Unavailable
 
 SERVER = ""
 """What a client names that asks about no service in particular."""
 
 WATCH_EVERY_S = 5.0
 """How often it is looked for a watcher whether anything has changed: load balancers' own pace."""
+
+MAX_WATCHERS = 100
+"""Nobody needs a token for it, so they must not take everybody's place."""
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -32,6 +35,7 @@ class Health(HealthServicer):  # type: ignore[misc]  # it has no types
         self._services = frozenset((SERVER, *services))
         self._ready = ready
         self._stopping = False
+        self._watchers = 0
 
     def stop(self) -> None:
         """From now on nothing is serving. Watchers are told when their stream is ended."""
@@ -45,9 +49,12 @@ class Health(HealthServicer):  # type: ignore[misc]  # it has no types
     async def Watch(
         self, request: HealthCheckRequest, context: Context
     ) -> AsyncGenerator[HealthCheckResponse, None]:
-        last = await self._response(request)
-        yield last
+        if self._watchers >= MAX_WATCHERS:
+            raise TooManyRequests(f"{MAX_WATCHERS} clients watch already", 60)
+        self._watchers += 1
         try:
+            last = await self._response(request)
+            yield last
             while True:
                 await asyncio.sleep(WATCH_EVERY_S)
                 response = await self._response(request)
@@ -58,6 +65,8 @@ class Health(HealthServicer):  # type: ignore[misc]  # it has no types
             if not self._stopping:
                 raise
             yield await self._response(request)
+        finally:
+            self._watchers -= 1
 
     async def _response(self, request: HealthCheckRequest) -> HealthCheckResponse:
         if request.service not in self._services:

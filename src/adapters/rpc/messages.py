@@ -79,6 +79,7 @@ def _step_message(view: StepView) -> pb.Step:
         next_attempt_at=_timestamp(view.next_attempt_at),
         worker_id=view.worker_id,
         lease_expires_at=_timestamp(view.lease_expires_at),
+        detail=struct_of(view.detail) if view.detail else None,
     )
 
 

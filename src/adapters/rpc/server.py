@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import grpc
 from grpc import aio
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from adapters.audit import Audit
+from adapters.limits import Rates
+from adapters.rpc.access import Door
 from adapters.rpc.guard import Guard
 from adapters.rpc.health import Health
+from adapters.rpc.patience import Patience
 from adapters.rpc.pb import pipeline_pb2 as pb
 from adapters.rpc.pb import pipeline_pb2_grpc as pb_grpc
 from adapters.rpc.service import PipelineService
+from adapters.tls import Identity
+from application.access import Access
 from application.advance import Advance
 from application.cancel import Cancel
 from application.claims import Claims
@@ -33,8 +42,9 @@ LONG_POLLS = frozenset({f"/{SERVICE}/ClaimStep"})
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 """gRPC's own default, said aloud. Data is bounded at 1 MiB as JSON; protobuf may need more."""
 
-MAX_CONCURRENT_RPCS = 1_000
-"""Each watcher is one. More than any house has services; few enough to bound their memory."""
+MAX_CONCURRENT_RPCS = 4_000
+"""Each watcher is one. Four times the crowd that waits for its message in vain; few
+enough to bound their memory."""
 
 KEEPALIVE_TIME_MS = 30_000
 KEEPALIVE_TIMEOUT_MS = 10_000
@@ -42,6 +52,27 @@ KEEPALIVE_TIMEOUT_MS = 10_000
 
 MIN_PING_INTERVAL_MS = 10_000
 """Watchers may ping this often through a quiet NAT; who pings more is disconnected."""
+
+HANDSHAKE_TIMEOUT_MS = 10_000
+"""For TLS and the first settings: who only connects is let go."""
+
+MAX_IDLE_MS = 60_000
+"""A connection without a call; a client makes another one when it has something to ask."""
+
+MAX_CONNECTIONS = 2_000
+"""A service has one or a few. Each costs a file descriptor and some 20 KB."""
+
+MAX_STREAMS = 1_000
+"""Calls at once on one connection: watchers and long polls; the rest wait at the client. Not
+on a new connection: what a client sends before it has been told the number is refused."""
+
+MAX_PENDING = 8_000
+"""Calls that gRPC holds until the event loop takes them. Beyond these it drops some by chance,
+anybody's, and its own 1,000 are soon made by one client that opens streams and takes them back.
+Each costs 14 KB meanwhile."""
+
+MAX_METADATA_BYTES = 16 * 1024
+"""As much as HTTP takes of headers."""
 
 OPTIONS = (
     # Two servers that share a port would each get half of the calls.
@@ -51,7 +82,23 @@ OPTIONS = (
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
+    ("grpc.max_connection_idle_ms", MAX_IDLE_MS),
+    ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+    ("grpc.max_concurrent_streams", MAX_STREAMS),
+    ("grpc.server.max_pending_requests", MAX_PENDING),
+    ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
 )
+
+
+def _credentials(identity: Identity) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials(
+        [(identity.key, identity.chain)],
+        root_certificates=identity.client_ca,
+        require_client_auth=identity.client_ca is not None,
+    )
 
 
 class RpcServer:
@@ -72,6 +119,9 @@ class RpcServer:
         advance: Advance,
         claims: Claims,
         feed: Feed,
+        access: Access,
+        audit: Audit,
+        rates: Rates,
     ) -> None:
         self._service = PipelineService(
             trigger=trigger,
@@ -87,21 +137,26 @@ class RpcServer:
             claims=claims,
             feed=feed,
         )
-        self._guard = Guard(long_polls=LONG_POLLS)
+        self._guard = Guard(long_polls=LONG_POLLS, rates=rates)
+        self._door = Door(access, audit, self._guard, service=SERVICE, long_polls=LONG_POLLS)
 
         async def ready() -> None:
             await status.list(Query(limit=1))
 
         self._health = Health((SERVICE,), ready)
         self._server: aio.Server | None = None
+        self._patience = Patience()
+        self._looking: asyncio.Task[None] | None = None
 
-    async def start(self, host: str, port: int) -> int:
+    async def start(self, host: str, port: int, identity: Identity | None = None) -> int:
         """Serve on ``host``, and answer with the port: for 0 a free one.
+
+        ``identity``: what is shown in TLS, the only way in then.
 
         Raises ``Unavailable``, naming the address, if it can't be listened on.
         """
         server = aio.server(
-            interceptors=[self._guard],
+            interceptors=[self._patience, self._door, self._guard],
             options=OPTIONS,
             maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS,
         )
@@ -114,13 +169,17 @@ class RpcServer:
         )
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = server.add_insecure_port(address)
+            if identity is None:
+                bound = server.add_insecure_port(address)
+            else:
+                bound = server.add_secure_port(address, _credentials(identity))
         except RuntimeError:
             await server.stop(None)
             raise Unavailable(
                 f"gRPC can't listen on {address}: another program may be using it"
             ) from None
         await server.start()
+        self._looking = asyncio.create_task(self._patience.run())
         self._server = server
         return bound
 
@@ -132,3 +191,5 @@ class RpcServer:
         self._health.stop()
         self._guard.end_streams()
         await server.stop(grace_s)
+        if self._looking is not None:
+            self._looking.cancel()

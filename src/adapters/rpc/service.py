@@ -35,7 +35,7 @@ from application.retry import Retry
 from application.settle import Settle
 from application.status import Status
 from application.trigger import Trigger
-from application.views import message_view
+from application.views import ExecutionView, message_view
 from domain.errors import InvalidInput, Unavailable
 
 DEFAULT_PAGE = 50
@@ -100,11 +100,8 @@ class PipelineService(PipelineServiceServicer):
             execution=execution_message(answer.execution), duplicate=duplicate
         )
 
-    async def GetExecution(
-        self, request: pb.GetExecutionRequest, context: Context
-    ) -> pb.GetExecutionResponse:
-        view = await self._status.get(_reference(request.execution_id))
-        return pb.GetExecutionResponse(execution=execution_message(view))
+    async def GetExecution(self, request: pb.GetExecutionRequest, context: Context) -> bytes:
+        return await self._status.encoded(_reference(request.execution_id), _get_response)
 
     async def ListExecutions(
         self, request: pb.ListExecutionsRequest, context: Context
@@ -268,6 +265,11 @@ class PipelineService(PipelineServiceServicer):
             async for entry in entries:
                 yield watch_message(message_view(entry.message))
         raise Unavailable("the server is stopping")
+
+
+def _get_response(view: ExecutionView) -> bytes:
+    """A whole ``GetExecutionResponse``; ``Status`` keeps it."""
+    return pb.GetExecutionResponse(execution=execution_message(view)).SerializeToString()
 
 
 def _reference(text: str) -> str | int:

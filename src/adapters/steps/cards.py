@@ -33,12 +33,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 
 import psutil
 import xxhash
 
+from adapters.steps import kernel
 from adapters.steps.faults import (
     CardFault,
     CardLost,
@@ -47,6 +49,7 @@ from adapters.steps.faults import (
     NotACard,
     reason,
 )
+from adapters.steps.hashes import Hashes
 from adapters.system import name_of_device
 from domain.errors import InvalidPath
 from domain.footage import Card, is_junk, shown
@@ -56,6 +59,8 @@ MAX_SHOWN_PATH = 300
 
 MAX_PATH_BYTES = 4_096
 """What the system takes in one call; a longer path can be nobody's mount."""
+
+BUFFER_BYTES = 4 * 1024 * 1024
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PASSING = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -247,6 +252,7 @@ class OpenCard:
         self.path = path
         self.card = card
         self.device = os.fstat(fd).st_dev
+        self._folders: dict[int, tuple[bytes, int]] = {}
 
     def __enter__(self) -> OpenCard:
         return self
@@ -257,6 +263,8 @@ class OpenCard:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        for _, folder in self._folders.values():
+            kernel.close(folder)
         os.close(self.fd)
 
     @property
@@ -278,8 +286,9 @@ class OpenCard:
 
     def open_file(self, path: bytes) -> int:
         """A regular file of this card, for reading. Raises ``FileFault`` and ``CardLost``."""
+        above, _, name = path.rpartition(b"/")
         try:
-            fd = open_file(self.fd, path)
+            fd = open_file_in(self._folder(above), name)
         except OSError as error:
             raise self.fault(error, path) from error
         found = os.fstat(fd)
@@ -287,6 +296,40 @@ class OpenCard:
             return fd
         os.close(fd)
         raise FileFault(path, "is no regular file of this card any more; a new run scans it again")
+
+    def _folder(self, path: bytes) -> int:
+        """It stays open for the thread that asked, as its last one: files mostly come in order.
+
+        Raises ``OSError``.
+        """
+        thread = threading.get_ident()
+        last = self._folders.get(thread)
+        if last is not None and last[0] == path:
+            return last[1]
+        fd = open_folder(self.fd, path)
+        self._folders[thread] = (path, fd)
+        if last is not None:
+            kernel.close(last[1])
+        return fd
+
+    def hashes_of(
+        self, path: bytes, names: Iterable[str], check: Callable[[], None]
+    ) -> Mapping[str, str]:
+        """What its bytes are, by the hashes' names. Raises ``FileFault`` and ``CardLost``."""
+        hashes = Hashes(set(names))
+        buffer = bytearray(BUFFER_BYTES)
+        fd = self.open_file(path)
+        try:
+            kernel.forget_cached(fd)
+            kernel.read_sequentially(fd)
+            while count := os.readv(fd, [buffer]):
+                check()
+                hashes.update(memoryview(buffer)[:count])
+        except OSError as error:
+            raise self.fault(error, path) from error
+        finally:
+            os.close(fd)
+        return hashes.values()
 
     def fault(self, error: OSError, path: bytes) -> CardLost | FileFault:
         """What a failed call on the card means: this file, or the whole card."""
@@ -323,7 +366,7 @@ def identify(
                 room = os.fstatvfs(fd)
                 size_bytes = room.f_blocks * room.f_frsize
             return Card(
-                identity=f"{_VOLUME}{shown(serial)}:{size_bytes}",
+                identity=f"{volume_identity(shown(serial))}{size_bytes}",
                 label=shown(label) if label else folder_name,
                 volume=True,
             )
@@ -346,6 +389,11 @@ def _listing_hash(fd: int) -> str:
             seconds = status.st_mtime_ns // 1_000_000_000 % _QUARTER_HOUR_S
             entries.append((name, stat.S_IFMT(status.st_mode), status.st_size, seconds))
     return xxhash.xxh64(repr(sorted(entries)).encode()).hexdigest()
+
+
+def volume_identity(serial: str) -> str:
+    """How the identities of volumes with this serial number begin; their size follows."""
+    return f"{_VOLUME}{serial}:"
 
 
 def is_volume(identity: str) -> bool:

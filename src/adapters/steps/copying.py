@@ -43,6 +43,11 @@ Why in batches
     files go through the four points side by side: all written, one sync, all
     read back, all published, one sync of the folder. A large file is a batch of one.
 
+    The small ones are read one after the other, but opened some way ahead, and the system
+    is told that they will be read. So the device has several to look for at once, and no
+    threads have to take turns for it. A copy is dropped from memory, and seen to be gone,
+    before the system is told: what it then reads ahead comes from the device.
+
 Why written pages are pushed out as we go
     Left alone, the kernel gathers gigabytes before the last sync, which then
     can't be interrupted for minutes and stands at the same percentage all the
@@ -53,21 +58,20 @@ Why written pages are pushed out as we go
 from __future__ import annotations
 
 import os
-import queue
 import stat
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
 from types import TracebackType
 
 from adapters.steps import kernel
 from adapters.steps.cards import OpenCard
-from adapters.steps.faults import CardLost, FileFault, LibraryFault, OffloadFault
+from adapters.steps.faults import FileFault, LibraryFault, OffloadFault
 from adapters.steps.hashes import Hashes
 from adapters.steps.library import Folder
-from application.authoring import Interrupted
+from adapters.steps.parts import Arrived, Batch, Errand, Lane, Part, Parts, Place, is_resumed
+from adapters.steps.streams import Chunks, Coming, Fan, Opened, chunks_ahead, opened_ahead
 from domain.footage import CardFile, same_moment, shown
 
 HASH_NAME = "xxh64"
@@ -81,145 +85,17 @@ BUFFERS = 4
 BUFFERS_BACK = 2
 """One being filled, one being hashed; every destination has these for reading back."""
 
-WINDOW_BYTES = 64 * 1024 * 1024
-"""How much is written back at a time; at most two windows are unwritten."""
+WINDOW_BYTES = 8 * 1024 * 1024
+"""How much is written back at a time; at most two windows are unwritten.
+
+Little, so that a file of some megabytes is on its way to the device before it has been read
+to its end, and its sync has nothing left to wait for."""
+
+SETTLING = 2
+"""Batches that are made certain at once at a destination: one is synced, one is read back."""
 
 SMALL_BYTES = 1024 * 1024
 """A smaller file waits for others to share its sync."""
-
-BATCH_FILES = 64
-"""At most ``BATCH_FILES`` times ``SMALL_BYTES`` between two syncs, and as many open files."""
-
-RESUME_BYTES = 64 * 1024 * 1024
-"""What is smaller is copied again sooner than its part is looked for."""
-
-Lane = int
-"""The number of a destination."""
-
-
-@dataclass(frozen=True, slots=True)
-class Errand:
-    """A file, and the name that it is to get in the folder of each of these destinations.
-
-    left: parts of it that an earlier attempt has left there, to be gone on with.
-    """
-
-    file: CardFile
-    names: Mapping[Lane, bytes]
-    left: Mapping[Lane, bytes] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Batch:
-    """What became of the files of one batch.
-
-    hashes: of each file that stands verified under its final name anywhere, by its path.
-    arrived: where, and as what: the file, the destination, the name, and whether it was
-        shown to be the device that gave it back.
-    faults: of files; of those at single destinations too.
-    lost: destinations that can't be written any more.
-    put_aside: where bad copies are that a second try made good.
-    """
-
-    hashes: dict[bytes, Mapping[str, str]] = field(default_factory=dict)
-    arrived: list[tuple[CardFile, Lane, bytes, bool]] = field(default_factory=list)
-    faults: list[FileFault] = field(default_factory=list)
-    lost: dict[Lane, LibraryFault] = field(default_factory=dict)
-    put_aside: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def faults_kept(self) -> Iterator[None]:
-        """One file's fault is no reason to leave the others behind."""
-        try:
-            yield
-        except FileFault as fault:
-            self.faults.append(fault)
-
-    def add(self, other: Batch) -> None:
-        self.hashes |= other.hashes
-        self.arrived += other.arrived
-        self.faults += other.faults
-        self.lost |= other.lost
-        self.put_aside += other.put_aside
-
-
-@dataclass(slots=True)
-class Part:
-    """A file of ours that isn't believed yet. ``fd`` is open until it is synced.
-
-    target: the name that it is to get. kept_bytes: what an earlier attempt has left in it.
-    """
-
-    file: CardFile
-    name: bytes
-    target: bytes
-    fd: int | None
-    kept_bytes: int = 0
-    hashes: Mapping[str, str] = field(default_factory=dict)
-    is_cold: bool = False
-
-    def close(self) -> None:
-        if self.fd is not None:
-            os.close(self.fd)
-            self.fd = None
-
-
-class Parts:
-    """The parts of one batch in one folder; those that are still parts at the end are removed.
-
-    Unless the card was lost, or somebody stopped us: then a large one is kept, to be
-    gone on with.
-    """
-
-    def __init__(self, folder: Folder) -> None:
-        self.folder = folder
-        self._open: dict[bytes, Part] = {}
-
-    def __enter__(self) -> Parts:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        is_kept = isinstance(error, CardLost | Interrupted)
-        for part in list(self._open.values()):
-            with suppress(OSError):  # a library that is gone keeps them until the next attempt
-                if is_kept and part.file.size_bytes >= RESUME_BYTES:
-                    self.keep(part)
-                else:
-                    self.remove(part)
-
-    def new(self, file: CardFile, target: bytes, left: bytes | None = None) -> Part:
-        """A new one, or the one that is left, if that is still there."""
-        found = None if left is None else self.folder.open_part(left)
-        if left is None or found is None:
-            name, fd = self.folder.new_part(target, file.path)
-            part = self._open[name] = Part(file, name, target, fd)
-        else:
-            part = self._open[left] = Part(file, left, target, found)
-            part.kept_bytes = min(os.fstat(found).st_size, file.size_bytes)
-        return part
-
-    def remove(self, part: Part) -> None:
-        part.close()
-        self.folder.remove(part.name)
-        del self._open[part.name]
-
-    def keep(self, part: Part) -> None:
-        part.close()
-        del self._open[part.name]
-
-    def publish(self, part: Part) -> None:
-        self.folder.publish(part.name, part.target, part.file.path)
-        del self._open[part.name]
-
-    def put_aside(self, part: Part) -> str:
-        aside = self.folder.put_aside(part.name)
-        del self._open[part.name]
-        return self.folder.name_text(aside)
 
 
 class Pending:
@@ -229,20 +105,28 @@ class Pending:
         self._batch = batch
         self._settling = settling
 
-    def finish(self) -> Batch:
-        """What became of it. Raises ``CardLost``, and what ``check`` raises."""
+    def wait(self) -> None:
+        """Until nobody is at work on it any more."""
+        wait(self._settling.values())
+
+    def coming(self) -> Iterator[Batch]:
+        """What became of it at each destination, the quickest first.
+
+        Raises ``CardLost``, and what ``check`` raises, once all have ended.
+        """
+        yield self._batch
         failed: BaseException | None = None
-        for lane, future in self._settling.items():
+        lanes = {future: lane for lane, future in self._settling.items()}
+        for future in as_completed(lanes):
             error = future.exception()
             if error is None:
-                self._batch.add(future.result())
+                yield future.result()
             elif isinstance(error, LibraryFault):
-                self._batch.lost[lane] = error
+                yield Batch(lost={lanes[future]: error})
             else:
                 failed = failed or error
         if failed is not None:
             raise failed
-        return self._batch
 
 
 class Copier:
@@ -272,6 +156,7 @@ class Copier:
         self._verify_source = verify_source
         self._buffers = threading.local()
         self._threads: dict[Lane, ThreadPoolExecutor] = {}
+        self._kinds: dict[int, str] = {}
 
     def __enter__(self) -> Copier:
         return self
@@ -285,38 +170,48 @@ class Copier:
         for threads in self._threads.values():
             threads.shutdown()
 
-    def copy(self, folders: Mapping[Lane, Folder], errands: Sequence[Errand]) -> Batch:
-        """Bring these files into the folders, where nothing has the names that they are to get.
+    def copy(self, errands: Sequence[Errand]) -> Batch:
+        """Bring these files to their places, where nothing has the names that they are to get.
 
         Raises ``CardLost``, and what ``check`` raises.
         """
-        return self.start(folders, errands).finish()
+        whole = Batch()
+        for batch in self.start(errands).coming():
+            whole.add(batch)
+        return whole
 
-    def start(self, folders: Mapping[Lane, Folder], errands: Sequence[Errand]) -> Pending:
-        """Read and write them; they have arrived when what this answers has finished.
+    def start(self, errands: Sequence[Errand]) -> Pending:
+        """Read and write them; they have arrived when all that this answers has come.
 
-        The folders have to stay open until then. Raises as ``copy`` does.
+        Their folders have to stay open until then. Raises as ``copy`` does.
         """
         batch = Batch()
-        parts = {lane: Parts(folder) for lane, folder in folders.items()}
-        written: dict[Lane, list[Part]] = {lane: [] for lane in folders}
+        lanes = dict.fromkeys(lane for errand in errands for lane in errand.places)
+        parts = {lane: Parts() for lane in lanes}
+        written: list[Mapping[Lane, Part]] = [{} for _ in errands]
+
+        def open_one(number: int) -> Opened:
+            return self._open_source(errands[number].file)
+
+        def write(number: int, opened: Coming) -> None:
+            try:
+                written[number] = self._write(parts, errands[number], batch, opened)
+            except FileFault as fault:
+                batch.faults.append(fault)
+
         try:
-            for errand in errands:
-                with batch.faults_kept():
-                    for lane, part in self._write(parts, errand, batch):
-                        written[lane].append(part)
+            _in_turn(len(errands), open_one, write)
         except BaseException as error:
             for each in parts.values():
                 each.__exit__(type(error), error, error.__traceback__)
             raise
         settling = {}
         for lane, each in parts.items():
+            ours = [filled[lane] for filled in written if lane in filled]
             if lane in batch.lost:
                 each.__exit__(None, None, None)
-            elif written[lane]:
-                settling[lane] = self._thread(lane).submit(
-                    self._settle, lane, each, tuple(written[lane])
-                )
+            elif ours:
+                settling[lane] = self._thread(lane).submit(self._settle, lane, each, ours)
         return Pending(batch, settling)
 
     def adopt(
@@ -341,6 +236,7 @@ class Copier:
         if back != wanted[self._hash_names[0]]:
             return None
         with folder.faults():
+            folder.keep_time(name, file.mtime_ns)
             kernel.sync_folder(folder.fd)
         return wanted, is_cold
 
@@ -354,29 +250,33 @@ class Copier:
 
     def _thread(self, lane: Lane) -> ThreadPoolExecutor:
         if lane not in self._threads:
-            self._threads[lane] = ThreadPoolExecutor(1, f"rushes-settle-{lane}")
+            self._threads[lane] = ThreadPoolExecutor(SETTLING, f"rushes-settle-{lane}")
         return self._threads[lane]
 
     def _write(
-        self, parts: Mapping[Lane, Parts], errand: Errand, batch: Batch
-    ) -> list[tuple[Lane, Part]]:
+        self,
+        parts: Mapping[Lane, Parts],
+        errand: Errand,
+        batch: Batch,
+        opened: Coming | None = None,
+    ) -> Mapping[Lane, Part]:
         """The parts, filled; destinations that fail go to ``batch.lost``."""
         file = errand.file
         writers: list[_Writer] = []
         try:
-            with self._source(file) as source:
-                for lane, name in errand.names.items():
+            with self._source(file, opened) as source:
+                for lane, place in errand.places.items():
                     if lane in batch.lost:
                         continue
                     try:
-                        part = parts[lane].new(file, name, errand.left.get(lane))
+                        part = parts[lane].new(file, place, errand.left.get(lane))
                         writers.append(_Writer(lane, parts[lane], part))
                     except LibraryFault as fault:
                         batch.lost[lane] = fault
                     except FileFault as fault:
                         batch.faults.append(fault)
                 if not writers:
-                    return []
+                    return {}
                 hashes = self._fill(writers, source, file)
                 if self._verify_source and self.hash_source(file) != hashes:
                     raise FileFault(
@@ -386,16 +286,16 @@ class Copier:
                     )
         except FileFault as fault:
             # What can't be read may be a card that is going: a retry goes on with the part.
-            is_kept = fault.errno is not None and file.size_bytes >= RESUME_BYTES
+            is_kept = fault.errno is not None and is_resumed(file)
             for writer in writers:
                 with suppress(OSError):  # it stays, where that can't be written any more
                     (writer.parts.keep if is_kept else writer.parts.remove)(writer.part)
             raise
-        filled = []
+        filled = {}
         for writer in writers:
             if writer.fault is None:
                 writer.part.hashes = hashes
-                filled.append((writer.lane, writer.part))
+                filled[writer.lane] = writer.part
             else:
                 batch.lost[writer.lane] = writer.fault
         return filled
@@ -415,14 +315,9 @@ class Copier:
                 writer.preallocate()
         with suppress(_NobodyLeft):
             if file.size_bytes <= BUFFER_BYTES:
-
-                def use(chunk: memoryview) -> None:
-                    for each in uses:
-                        each(chunk)
-
-                self._read_card(source, file, use, go_on)
+                self._read_card(source, file, _all(uses), go_on)
             else:
-                with _Fan(uses, self._ring()) as fan:
+                with Fan(uses, self._ring()) as fan:
                     self._read_card(source, file, fan.hand_out, go_on, fan.chunks)
         for writer in writers:
             writer.finish()
@@ -431,46 +326,65 @@ class Copier:
     def _settle(self, lane: Lane, parts: Parts, written: Sequence[Part]) -> Batch:
         """Points 2 to 4, at one destination. Raises ``LibraryFault``, ``CardLost``."""
         batch = Batch()
-        self._ring(BUFFERS_BACK)
+        self._buffers.most = BUFFERS_BACK
         with parts:
-            self._sync(parts.folder, written)
-            for part in written:
-                with batch.faults_kept():
-                    good = self._verified(lane, parts, part, batch)
+            self._sync(written)
+
+            def open_one(number: int) -> Opened:
+                part = written[number]
+                return self._open_copy(part.folder, part.name, part.file)
+
+            def make_certain(number: int, opened: Coming) -> None:
+                try:
+                    good = self._verified(lane, parts, written[number], batch, opened)
                     parts.publish(good)
-                    batch.hashes[good.file.path] = good.hashes
-                    batch.arrived.append((good.file, lane, good.target, good.is_cold))
-            if batch.arrived:
-                with parts.folder.faults():
-                    kernel.sync_folder(parts.folder.fd)
+                except FileFault as fault:
+                    batch.faults.append(fault)
+                    return
+                batch.arrived.append(
+                    Arrived(good.file, lane, good.target, good.is_cold, good.hashes)
+                )
+
+            try:
+                _in_turn(len(written), open_one, make_certain)
+            except LibraryFault as fault:
+                batch.lost[lane] = fault
+            for folder, _ in _by_folder(written):
+                with folder.faults():
+                    kernel.sync_folder(folder.fd)
         return batch
 
-    def _sync(self, folder: Folder, parts: Sequence[Part]) -> None:
+    def _sync(self, parts: Sequence[Part]) -> None:
         """From here on the bytes are the device's; nothing in memory vouches for them."""
-        with folder.faults():
-            together = len(parts) > 1 and kernel.sync_file_system(folder.fd)
-            for part in parts:
-                assert part.fd is not None
-                if not together:
-                    kernel.sync_file(part.fd)
-                kernel.forget_cached(part.fd)
-                part.close()
+        together: dict[int, bool] = {}
+        for folder, ours in _by_folder(parts):
+            with folder.faults():
+                device = os.fstat(folder.fd).st_dev
+                if device not in together:
+                    together[device] = len(parts) > 1 and kernel.sync_file_system(folder.fd)
+                for part in ours:
+                    if not together[device]:
+                        part.open_again()
+                        assert part.fd is not None
+                        kernel.sync_file(part.fd)
+                    part.close()
 
-    def _verified(self, lane: Lane, parts: Parts, part: Part, batch: Batch) -> Part:
+    def _verified(self, lane: Lane, parts: Parts, part: Part, batch: Batch, opened: Coming) -> Part:
         """The part, or a second one in its place. Raises ``FileFault`` or ``LibraryFault``."""
-        folder, file, wanted = parts.folder, part.file, part.hashes[self._hash_names[0]]
-        back, part.is_cold = self._read_back(folder, part.name, file)
+        folder, file, wanted = part.folder, part.file, part.hashes[self._hash_names[0]]
+        back, part.is_cold = self._read_back(folder, part.name, file, opened)
         if back == wanted:
             return part
         copy_reads_well_now = self._read_back(folder, part.name, file)[0] == wanted
         source_now = self.hash_source(file)
         aside = parts.put_aside(part)
         rewritten = Batch()
-        filled = self._write({lane: parts}, Errand(file, {lane: part.target}), rewritten)
+        errand = Errand(file, {lane: Place(folder, part.target)})
+        filled = self._write({lane: parts}, errand, rewritten)
         if not filled:
             raise rewritten.lost.get(lane) or rewritten.faults[0]
-        ((_, again),) = filled
-        self._sync(folder, [again])
+        again = filled[lane]
+        self._sync([again])
         back, again.is_cold = self._read_back(folder, again.name, file)
         if back == again.hashes[self._hash_names[0]] and again.hashes == source_now == part.hashes:
             batch.put_aside.append(aside)
@@ -489,31 +403,70 @@ class Copier:
             + f"; {asides}"
         )
 
-    def _read_back(self, folder: Folder, name: bytes, file: CardFile) -> tuple[str, bool]:
+    def _read_back(
+        self, folder: Folder, name: bytes, file: CardFile, opened: Coming | None = None
+    ) -> tuple[str, bool]:
         """The hash of what the library's device gives, not of what is in memory.
 
         With it, whether it can be shown that nothing of it was.
         """
         hashes = Hashes(self._hash_names[:1])
-        with folder.faults():
-            fd = folder.open_file(name)
+        fd, is_cold = opened() if opened else self._open_copy(folder, name, file)
         try:
-            with folder.faults():
-                kernel.forget_cached(fd)
-                is_cold = kernel.is_cold(fd)
-                kernel.read_sequentially(fd)
             self._read(fd, file, hashes.update, folder.fault)
-            with folder.faults():
-                kernel.forget_cached(fd)
+            if file.size_bytes >= SMALL_BYTES:
+                with folder.faults():
+                    kernel.forget_cached(fd)
         finally:
-            with suppress(OSError):  # what is gone can't even be closed; the reading has said so
-                os.close(fd)
+            kernel.close(fd)
         return hashes.values()[self._hash_names[0]], is_cold
 
-    @contextmanager
-    def _source(self, file: CardFile) -> Iterator[int]:
-        """The file on the card, which must be the scan's, and the same when we are done."""
+    def _open_copy(self, folder: Folder, name: bytes, file: CardFile) -> Opened:
+        """Opened anew, and dropped from memory. Raises ``LibraryFault``."""
+        try:
+            fd = folder.open_file(name)
+            try:
+                kernel.forget_cached(fd)
+                is_cold = kernel.is_cold(fd, self._kind(fd))
+                self._announce(fd, file)
+            except BaseException:
+                kernel.close(fd)
+                raise
+        except OSError as error:
+            raise folder.fault(error) from error
+        return Opened(fd, is_cold)
+
+    def _kind(self, fd: int) -> str:
+        """Which file system it is on. Nothing is mounted in its place while it is open."""
+        device = os.fstat(fd).st_dev
+        if device not in self._kinds:
+            self._kinds[device] = kernel.file_system_of(fd)
+        return self._kinds[device]
+
+    def _announce(self, fd: int, file: CardFile) -> None:
+        """Tell the system what is read next: a small file at once, with those before it.
+
+        Not where a program is the driver: one of FAT gave zeros when it was asked for several.
+        """
+        if file.size_bytes >= SMALL_BYTES:
+            kernel.read_sequentially(fd)
+        elif not self._kind(fd).startswith("fuse"):
+            kernel.read_ahead(fd, file.size_bytes)
+
+    def _open_source(self, file: CardFile) -> Opened:
+        """Raises ``FileFault``, ``CardLost``."""
         fd = self._card.open_file(file.path)
+        try:
+            self._announce(fd, file)
+        except OSError as error:
+            kernel.close(fd)
+            raise self._card.fault(error, file.path) from error
+        return Opened(fd)
+
+    @contextmanager
+    def _source(self, file: CardFile, opened: Coming | None = None) -> Iterator[int]:
+        """The file on the card, which must be the scan's, and the same when we are done."""
+        fd = (opened() if opened else self._open_source(file)).fd
         try:
             before = self._status(fd, file)
             if before.st_size != file.size_bytes or not (
@@ -525,14 +478,12 @@ class Copier:
                     f"{file.size_bytes} then): it was changed, or another card is here; "
                     "a new run scans it again",
                 )
-            kernel.read_sequentially(fd)
             yield fd
             after = self._status(fd, file)
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
                 raise FileFault(file.path, "changed while it was being copied")
         finally:
-            with suppress(OSError):  # a card that is gone can't even be closed, and says so here
-                os.close(fd)
+            kernel.close(fd)
 
     def _status(self, fd: int, file: CardFile) -> os.stat_result:
         try:
@@ -568,11 +519,11 @@ class Copier:
         chunks: Chunks | None = None,
     ) -> int:
         """Hand everything to ``use``, a buffer at a time; how many bytes it was."""
-        count = forgotten = 0
         check = check or self._check
-        if chunks is None:
-            chunks = _chunks_ahead if file.size_bytes > BUFFER_BYTES else _chunks
-        with closing(chunks(fd, self._ring())) as coming:
+        if chunks is None and file.size_bytes <= BUFFER_BYTES:
+            return self._read_at_once(fd, file, use, fault, check)
+        count = forgotten = 0
+        with closing((chunks or chunks_ahead)(fd, self._ring())) as coming:
             while True:
                 check()
                 try:
@@ -581,19 +532,45 @@ class Copier:
                     raise fault(error) from error
                 if chunk is None:
                     return count
-                count += len(chunk)
                 size_bytes = len(chunk)
+                count += size_bytes
                 use(chunk)
                 if count - forgotten >= WINDOW_BYTES:
                     kernel.forget_cached(fd, forgotten, count - forgotten)
                     forgotten = count
                 self._moved(file, size_bytes)
 
-    def _ring(self, count: int = BUFFERS) -> Sequence[bytearray]:
-        """This thread's own buffers; ``count`` is for the first to ask."""
-        if not hasattr(self._buffers, "ring"):
-            self._buffers.ring = [bytearray(BUFFER_BYTES) for _ in range(count)]
-        ring: Sequence[bytearray] = self._buffers.ring
+    def _read_at_once(
+        self,
+        fd: int,
+        file: CardFile,
+        use: Callable[[memoryview], object],
+        fault: Callable[[OSError], OffloadFault],
+        check: Callable[[], None],
+    ) -> int:
+        """The same, of a file that one buffer holds, with little ado: there may be very many."""
+        buffer = self._ring(1)[0]
+        count = 0
+        while True:
+            check()
+            try:
+                size_bytes = os.readv(fd, [buffer])
+            except OSError as error:
+                raise fault(error) from error
+            if size_bytes:
+                count += size_bytes
+                use(memoryview(buffer)[:size_bytes])
+                self._moved(file, size_bytes)
+            # A file ends in a short read; of a small one that spares half of the calls.
+            if not size_bytes or (count == file.size_bytes and size_bytes < len(buffer)):
+                return count
+
+    def _ring(self, count: int | None = None) -> Sequence[bytearray]:
+        """This thread's own buffers: so many at least, made when they are needed first."""
+        ring: list[bytearray] = self._buffers.__dict__.setdefault("ring", [])
+        wanted: int = count or getattr(self._buffers, "most", BUFFERS)
+        while len(ring) < wanted:
+            ring.append(bytearray(BUFFER_BYTES))
         return ring
 
 
@@ -613,13 +590,16 @@ class _Writer:
         self._kept: bytearray | None = None
 
     def preallocate(self) -> None:
-        with self._faults_kept() as fd:
-            kernel.preallocate(fd, self.part.file.size_bytes)
+        try:
+            kernel.preallocate(self._fd, self.part.file.size_bytes)
+        except OSError as error:
+            self.fault = self.part.folder.fault(error)
 
     def take(self, chunk: memoryview) -> None:
         if self.fault is not None:
             return
-        with self._faults_kept() as fd:
+        try:
+            fd = self._fd
             if not (self.part.kept_bytes and self._is_there(fd, chunk)):
                 _write_all(fd, chunk)
             self._done += len(chunk)
@@ -628,16 +608,28 @@ class _Writer:
                 if self._window:
                     kernel.finish_writing_back(fd, self._previous, self._window - self._previous)
                 self._previous, self._window = self._window, self._done
+        except OSError as error:
+            self.fault = self.part.folder.fault(error)
 
     def finish(self) -> None:
         if self.fault is not None:
             return
         mtime_ns = self.part.file.mtime_ns
-        with self._faults_kept() as fd:
+        try:
             if self.part.kept_bytes:
-                os.ftruncate(fd, self._done)
+                os.ftruncate(self._fd, self._done)
             with suppress(PermissionError):  # some mounts set times for owners only
-                os.utime(fd, ns=(mtime_ns, mtime_ns))
+                os.utime(self._fd, ns=(mtime_ns, mtime_ns))
+            if self.part.file.size_bytes < SMALL_BYTES:
+                self.part.close()  # a batch has more of them than a process may have open
+        except OSError as error:
+            self.fault = self.part.folder.fault(error)
+
+    @property
+    def _fd(self) -> int:
+        fd = self.part.fd
+        assert fd is not None
+        return fd
 
     def _is_there(self, fd: int, chunk: memoryview) -> bool:
         """Whether the part has this already; if not, it ends here."""
@@ -654,141 +646,29 @@ class _Writer:
         self._kept = None
         return False
 
-    @contextmanager
-    def _faults_kept(self) -> Iterator[int]:
-        fd = self.part.fd
-        assert fd is not None
-        try:
-            with self.parts.folder.faults():
-                yield fd
-        except LibraryFault as fault:
-            self.fault = fault
+
+def _in_turn(
+    count: int, open_one: Callable[[int], Opened], work: Callable[[int, Coming], None]
+) -> None:
+    """Work on each of these files; the next ones are opened already."""
+    with closing(opened_ahead(range(count), open_one)) as coming:
+        for number, opened in enumerate(coming):
+            work(number, opened)
 
 
-class _Fan:
-    """Gives every chunk to several users, each in a thread of its own."""
-
-    def __init__(
-        self, uses: Sequence[Callable[[memoryview], object]], ring: Sequence[bytearray]
-    ) -> None:
-        self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
-        for buffer in ring:
-            self._free.put(buffer)
-        self._users = [_User(use, self._done_with) for use in uses]
-        self._lock = threading.Lock()
-        self._uses_left: dict[int, int] = {}
-
-    def __enter__(self) -> _Fan:
-        for user in self._users:
-            user.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for user in self._users:
-            user.chunks.put(None)
-        for user in self._users:
-            user.join()
-        for user in self._users:
-            if user.error is not None and kind is None:
-                raise user.error
-
-    def chunks(self, fd: int, buffers: Sequence[bytearray]) -> Generator[memoryview, None, None]:
-        """What the file has, in the next buffer that nobody uses any more."""
-        while True:
-            buffer = self._free.get()
-            count = os.readv(fd, [buffer])
-            if not count:
-                return
-            yield memoryview(buffer)[:count]
-
-    def hand_out(self, chunk: memoryview) -> None:
-        with self._lock:
-            self._uses_left[id(chunk.obj)] = len(self._users)
-        for user in self._users:
-            if user.error is not None:
-                raise user.error
-        for user in self._users:
-            user.chunks.put(chunk)
-
-    def _done_with(self, chunk: memoryview) -> None:
-        buffer = chunk.obj
-        assert isinstance(buffer, bytearray)
-        with self._lock:
-            self._uses_left[id(buffer)] -= 1
-            is_free = not self._uses_left[id(buffer)]
-        if is_free:
-            self._free.put(buffer)
+def _by_folder(parts: Iterable[Part]) -> Iterable[tuple[Folder, Sequence[Part]]]:
+    found: dict[int, tuple[Folder, list[Part]]] = {}
+    for part in parts:
+        found.setdefault(id(part.folder), (part.folder, []))[1].append(part)
+    return found.values()
 
 
-class _User(threading.Thread):
-    """Uses one chunk after the other. After an error it only hands them back."""
+def _all(uses: Sequence[Callable[[memoryview], object]]) -> Callable[[memoryview], None]:
+    def use(chunk: memoryview) -> None:
+        for each in uses:
+            each(chunk)
 
-    def __init__(
-        self, use: Callable[[memoryview], object], done_with: Callable[[memoryview], None]
-    ) -> None:
-        super().__init__(name="rushes-copy", daemon=True)
-        self.chunks: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
-        self.error: BaseException | None = None
-        self._use = use
-        self._done_with = done_with
-
-    def run(self) -> None:
-        while (chunk := self.chunks.get()) is not None:
-            if self.error is None:
-                try:
-                    self._use(chunk)
-                except BaseException as error:  # raised again in the thread that reads
-                    self.error = error
-            self._done_with(chunk)
-
-
-Chunks = Callable[[int, Sequence[bytearray]], Generator[memoryview, None, None]]
-
-
-def _chunks(fd: int, buffers: Sequence[bytearray]) -> Generator[memoryview, None, None]:
-    buffer = buffers[0]
-    while count := os.readv(fd, [buffer]):
-        yield memoryview(buffer)[:count]
-
-
-def _chunks_ahead(fd: int, buffers: Sequence[bytearray]) -> Generator[memoryview, None, None]:
-    """The same, with the next read under way in a thread while this chunk is used."""
-    free: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
-    full: queue.SimpleQueue[memoryview | OSError | None] = queue.SimpleQueue()
-    stopped = threading.Event()
-
-    def read() -> None:
-        try:
-            while (buffer := free.get()) is not None and not stopped.is_set():
-                count = os.readv(fd, [buffer])
-                if not count:
-                    break
-                full.put(memoryview(buffer)[:count])
-            full.put(None)
-        except OSError as error:
-            full.put(error)
-
-    for buffer in buffers:
-        free.put(buffer)
-    reader = threading.Thread(target=read, name="rushes-read-ahead", daemon=True)
-    reader.start()
-    try:
-        while (chunk := full.get()) is not None:
-            if isinstance(chunk, OSError):
-                raise chunk
-            yield chunk
-            assert isinstance(chunk.obj, bytearray)
-            free.put(chunk.obj)
-    finally:
-        # The descriptor is the caller's to close, so nobody may be reading from it any more.
-        stopped.set()
-        free.put(None)
-        reader.join()
+    return use
 
 
 def _write_all(fd: int, chunk: memoryview) -> None:

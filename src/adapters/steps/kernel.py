@@ -11,6 +11,8 @@ import errno
 import fcntl
 import mmap
 import os
+import stat
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -39,11 +41,17 @@ _REMOTE = frozenset(
 """Another machine may answer for these out of its own memory, as FUSE's programs may."""
 
 _LOOK_BYTES = 1024 * 1024 * 1024
-"""How much of a file is asked about at once; a page is a byte of the answer."""
+"""How much of a file ``mincore`` is asked about at once; a page is a byte of the answer."""
+
+_CACHESTAT = 451
+_CACHESTAT_MACHINES = frozenset({"aarch64", "riscv64", "x86_64"})
+"""Where this is the number of ``cachestat``, for which the C library has no function."""
+
+_WHOLE_FILE = (ctypes.c_uint64 * 2)(0, 0)
 
 
 class CannotPublish(OSError):
-    """This file system offers no way to give a name without maybe taking it from another file."""
+    """This file system can't give a name in one step without maybe taking it from another file."""
 
 
 def _function(name: str, *arguments: Any) -> Callable[..., int] | None:
@@ -67,6 +75,13 @@ _mincore = _function("mincore", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_
 _sync_file_range = _function(
     "sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint
 )
+_cachestat = (
+    _function(
+        "syscall", ctypes.c_long, ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint
+    )
+    if sys.platform == "linux" and os.uname().machine in _CACHESTAT_MACHINES
+    else None
+)
 
 
 def _call(function: Callable[..., int] | None, *arguments: object) -> bool:
@@ -86,8 +101,7 @@ def rename_without_replacing(source: bytes, target: bytes, *, dir_fd: int) -> No
     """Rename within one folder. Raises ``FileExistsError`` if the target's name is taken.
 
     Without a flagged rename: a hard link, then the old name goes (a crash between
-    leaves both). Without hard links too: ``CannotPublish``, since every other way
-    has an instant in which it could overwrite.
+    leaves both). Without hard links too: ``CannotPublish``; see ``rename_over_claim``.
     """
     if _call(_rename_flagged, dir_fd, source, dir_fd, target, _NO_REPLACE):
         return
@@ -98,6 +112,32 @@ def rename_without_replacing(source: bytes, target: bytes, *, dir_fd: int) -> No
             raise CannotPublish(error.errno, os.strerror(error.errno)) from error
         raise
     os.unlink(source, dir_fd=dir_fd)
+
+
+def rename_over_claim(source: bytes, target: bytes, *, dir_fd: int) -> None:
+    """The same where ``CannotPublish`` is raised: take the name with an empty file, then rename.
+
+    Only a file that isn't there can be made so, whoever else tries: nothing that has the
+    name is lost. A crash between leaves the empty file, which the caller has to know for
+    ours. Raises ``FileExistsError`` too if somebody wrote into it in that instant.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    os.close(os.open(target, flags, 0o666, dir_fd=dir_fd))
+    if os.stat(target, dir_fd=dir_fd, follow_symlinks=False).st_size:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    try:
+        os.rename(source, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+    except OSError:
+        release_claim(target, dir_fd=dir_fd)
+        raise
+
+
+def release_claim(target: bytes, *, dir_fd: int) -> None:
+    """Remove what an attempt to rename over a claim has left; never what has contents."""
+    with suppress(OSError):  # a disk that is gone keeps it until the next attempt
+        found = os.stat(target, dir_fd=dir_fd, follow_symlinks=False)
+        if stat.S_ISREG(found.st_mode) and not found.st_size:
+            os.unlink(target, dir_fd=dir_fd)
 
 
 def preallocate(fd: int, size_bytes: int) -> None:
@@ -162,6 +202,12 @@ def read_sequentially(fd: int) -> None:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
 
+def read_ahead(fd: int, size_bytes: int) -> None:
+    """Have the kernel begin to read, so that the device has several files to do at once."""
+    if hasattr(os, "posix_fadvise") and size_bytes:
+        os.posix_fadvise(fd, 0, size_bytes, os.POSIX_FADV_WILLNEED)
+
+
 def forget_cached(fd: int, offset: int = 0, length: int = 0) -> None:
     """Drop the clean pages, so that the next read comes from the device.
 
@@ -173,14 +219,20 @@ def forget_cached(fd: int, offset: int = 0, length: int = 0) -> None:
         fcntl.fcntl(fd, fcntl.F_NOCACHE, 1)
 
 
-def is_cold(fd: int) -> bool:
+def is_cold(fd: int, kind: str | None = None) -> bool:
     """Whether what is read now has to come from the device: nothing of the file is in memory.
 
-    False too where that can't be known: no ``mincore``, or a file system of which a server or
-    another program gives out the contents. Raises ``OSError``.
+    False too where that can't be known: neither ``cachestat`` nor ``mincore``, or a file system
+    of which a server or another program gives out the contents. ``kind``: its file system, if
+    that is known. Raises ``OSError``.
     """
-    kind = file_system_of(fd)
-    if _mincore is None or kind in _REMOTE or kind.startswith("fuse"):
+    kind = file_system_of(fd) if kind is None else kind
+    if kind in _REMOTE or kind.startswith("fuse"):
+        return False
+    cached_pages = _cached_pages(fd)
+    if cached_pages is not None:
+        return not cached_pages
+    if _mincore is None:
         return False
     size_bytes = os.fstat(fd).st_size
     for offset in range(0, size_bytes, _LOOK_BYTES):
@@ -198,6 +250,16 @@ def is_cold(fd: int) -> bool:
         if not known or any(page & 1 for page in bytes(pages)):
             return False
     return True
+
+
+def _cached_pages(fd: int) -> int | None:
+    """How many of the file's pages are in memory, in one call; None where that isn't told."""
+    found = (ctypes.c_uint64 * 5)()  # cached, dirty, written back, evicted, evicted just now
+    try:
+        known = _call(_cachestat, _CACHESTAT, fd, _WHOLE_FILE, found, 0)
+    except PermissionError:  # somebody else's file; ``mincore`` says the worst of it
+        return None
+    return int(found[0]) if known else None
 
 
 def file_system_of(fd: int) -> str:

@@ -8,12 +8,13 @@ gets its name only if nobody has it.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
-import secrets
 import stat
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
@@ -24,7 +25,7 @@ from adapters.steps import kernel
 from adapters.steps.cards import OpenCard, open_folder, parts_of
 from adapters.steps.faults import FileFault, LibraryFault, reason
 from application.authoring import StepContext
-from domain.footage import shown
+from domain.footage import same_time, shown
 
 RESERVE_BYTES = 256 * 1024 * 1024
 RESERVE_SHARE = 100
@@ -48,8 +49,13 @@ MAX_OWN_NAMES = 20
 
 MAX_NAME_BYTES = 255
 _ID_BYTES = 4
-_PART = re.compile(rb"(.+)\.[0-9a-f]{%d}\.part\Z" % (2 * _ID_BYTES), re.DOTALL)
+_PART = re.compile(rb"(.+)\.[0-9a-f]{%d}\.(part|take)\Z" % (2 * _ID_BYTES), re.DOTALL)
+"""A part; or one that is about to take its name, where that goes in two steps."""
+
 _SUFFIX_BYTES = len(".") + 2 * _ID_BYTES + len(".part")
+
+_ids = itertools.count(int.from_bytes(os.urandom(_ID_BYTES)))
+"""Begun at random, so that what an earlier process has left is hardly ever met."""
 
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _NAME_REFUSED = frozenset({errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG})
@@ -106,10 +112,10 @@ class Library:
             ) from error
         return Folder(fd, self.text)
 
-    def names(self) -> list[bytes]:
-        """What has a name in it now; nothing, where it isn't there or can't be listed."""
+    def names(self, path: bytes = b"") -> list[bytes]:
+        """What has a name in it, or in this folder of it; nothing, where that can't be listed."""
         try:
-            return [os.fsencode(name) for name in os.listdir(self.root)]
+            return os.listdir(os.path.join(os.fsencode(self.root), path))
         except OSError:
             return []
 
@@ -254,6 +260,28 @@ class Folder:
                 return None
             raise self.fault(error) from error
 
+    def walk(self) -> Iterator[tuple[Folder, list[bytes]]]:
+        """This and every folder below, open until the next one, with the names in it.
+
+        No link is followed. Raises ``LibraryFault``.
+        """
+        left = [b""]
+        while left:
+            path = left.pop()
+            folder = self.find(path)
+            if folder is None:
+                continue
+            with folder, self.faults():
+                with os.scandir(folder.fd) as entries:
+                    found = [
+                        (os.fsencode(entry.name), entry.is_dir(follow_symlinks=False))
+                        for entry in entries
+                    ]
+                yield folder, [name for name, _ in found]
+            left += [
+                b"/".join(filter(None, (path, name))) for name, is_folder in found if is_folder
+            ]
+
     def make(self, path: bytes) -> Folder:
         """A folder below, with those above it, each of them durable before it is used.
 
@@ -301,7 +329,7 @@ class Folder:
     def new_part(self, name: bytes, path: bytes) -> tuple[bytes, int]:
         """A file of ours that will be ``name``; it is open for writing, and nobody else's."""
         while True:
-            part = _stem(name) + b"." + secrets.token_hex(_ID_BYTES).encode() + b".part"
+            part = _stem(name) + _next_id() + b".part"
             try:
                 return part, os.open(part, _NEW_FILE, 0o666, dir_fd=self.fd)
             except FileExistsError:
@@ -354,7 +382,13 @@ class Folder:
                 found = os.stat(part, dir_fd=self.fd, follow_symlinks=False)
                 if not stat.S_ISREG(found.st_mode):
                     continue
-                name, shorter = stems[match[1]], part
+                name = stems[match[1]]
+                if match[2] == b"take":
+                    # Nobody makes an empty file of this name in the same instant.
+                    kernel.release_claim(name, dir_fd=self.fd)
+                    waiting, part = part, part.removesuffix(b".take") + b".part"
+                    os.rename(waiting, part, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+                shorter = part
                 if name in kept:
                     this = (found.st_size, part, found.st_blocks * 512)
                     longest = max(this, staying.get(name, this))
@@ -391,44 +425,88 @@ class Folder:
         if self.is_picky is False:
             return True
         self.remove_leftovers({_PROBE})
-        part, fd = self.new_part(_PROBE, _PROBE)
-        os.close(fd)
-        other = _PROBE + b"." + secrets.token_hex(_ID_BYTES).encode() + b".part"
+        names = []
+        for _ in range(3):
+            name, fd = self.new_part(_PROBE, _PROBE)
+            os.close(fd)
+            names.append(name)
+        one, other, free = names
         with self.faults():
             try:
-                kernel.rename_without_replacing(part, other, dir_fd=self.fd)
-            except kernel.CannotPublish:
-                return False
+                self.remove(free)
+                try:
+                    kernel.rename_without_replacing(one, free, dir_fd=self.fd)
+                except kernel.CannotPublish:
+                    self._move_over_claim(one, free)
+                    try:
+                        self._move_over_claim(other, free)
+                    except FileExistsError:
+                        return True
+                    return False  # it has taken the name from another file
             finally:
-                self.remove(part)
-                self.remove(other)
+                for name in names:
+                    self.remove(name)
         return True
 
-    def mixes_up(self, name: bytes) -> bool:
+    def mixes_up(self, path: bytes) -> bool:
         """Whether this entry answers to its name in other capitals too."""
+        above, _, name = path.rpartition(b"/")
         other = name.swapcase()
         if other == name:
             return bool(self.is_picky)
-        try:
-            return os.path.samestat(
-                os.stat(name, dir_fd=self.fd, follow_symlinks=False),
-                os.stat(other, dir_fd=self.fd, follow_symlinks=False),
-            )
-        except OSError:
+        folder = self.find(above)
+        if folder is None:
             return False
+        with folder:
+            try:
+                os.stat(other, dir_fd=folder.fd, follow_symlinks=False)
+                # Not by their inodes: through FUSE one file may have two.
+                return os.fsdecode(other) not in os.listdir(folder.fd)
+            except OSError:
+                return False
 
     def set_time(self, mtime_ns: int) -> None:
         """The folder's own. Raises ``OSError``."""
         os.utime(self.fd, ns=(mtime_ns, mtime_ns))
 
+    def keep_time(self, name: bytes, mtime_ns: int) -> None:
+        """Give a file its time again, where a rename has changed it. Raises ``OSError``."""
+        found = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        if not same_time(found.st_mtime_ns, mtime_ns):
+            with suppress(PermissionError):  # some mounts set times for owners only
+                os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=self.fd, follow_symlinks=False)
+
+    def move(self, name: bytes, to: bytes) -> None:
+        """Give one of our files another name, the best way that there is here.
+
+        Raises ``FileExistsError`` if the name is taken, ``OSError``.
+        """
+        try:
+            kernel.rename_without_replacing(name, to, dir_fd=self.fd)
+        except kernel.CannotPublish:
+            self._move_over_claim(name, to)
+
+    def _move_over_claim(self, name: bytes, to: bytes) -> None:
+        """In two steps. What waits says so by its own name, which is nobody else's.
+
+        After a crash between the steps that tells our empty file from somebody's.
+        """
+        mtime_ns = os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mtime_ns
+        waiting = _stem(to) + _next_id() + b".take"
+        os.rename(name, waiting, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        try:
+            kernel.rename_over_claim(waiting, to, dir_fd=self.fd)
+        except OSError:
+            os.rename(waiting, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+            raise
+        self.keep_time(to, mtime_ns)
+
     def publish(self, part: bytes, name: bytes, path: bytes) -> None:
         """Give the part its final name. Raises ``FileFault`` if the name is taken or refused."""
         try:
-            kernel.rename_without_replacing(part, name, dir_fd=self.fd)
+            self.move(part, name)
         except FileExistsError as error:
             raise self.taken(name, path) from error
-        except kernel.CannotPublish as error:
-            raise LibraryFault(self._unsafe) from error
         except OSError as error:
             if error.errno in _NAME_REFUSED:
                 raise self._refused(name, path, error) from error
@@ -437,15 +515,15 @@ class Folder:
     @property
     def _unsafe(self) -> str:
         return (
-            f"the file system at {self.text} can neither rename without replacing nor make "
-            "hard links, so nothing can be put there without risk to what is there"
+            f"the file system at {self.text} gives names away that are taken, so nothing can be "
+            "put there without risk to what is there"
         )
 
     def put_aside(self, part: bytes) -> bytes:
         """A copy that turned out bad gets a name that says so, and keeps the sectors it is on."""
         aside = part.removesuffix(b".part") + b".bad"
         with self.faults():
-            kernel.rename_without_replacing(part, aside, dir_fd=self.fd)
+            self.move(part, aside)
         return aside
 
     def taken(self, name: bytes, path: bytes) -> FileFault:
@@ -487,12 +565,14 @@ class Folder:
         """What there is, and what these files would take of it."""
         with self.faults():
             there = os.fstatvfs(self.fd)
-        block = there.f_frsize
+        block = there.f_frsize or 1
+        # Some drivers don't tell (FAT through FUSE): then only writing shows whether it is full.
+        is_told = there.f_blocks > 0
         return Room(
             device=os.fstat(self.fd).st_dev,
             needed_bytes=sum(-(-size // block) * block for size in sizes),
             reserve_bytes=min(RESERVE_BYTES, there.f_blocks * block // RESERVE_SHARE),
-            free_bytes=there.f_bavail * block,
+            free_bytes=there.f_bavail * block if is_told else sys.maxsize,
         )
 
 
@@ -516,6 +596,12 @@ class Room:
         )
 
 
+def unfinished(name: bytes) -> bytes | None:
+    """What a part of ours is to become, if this is the name of one (and that wasn't too long)."""
+    match = _PART.match(name)
+    return match[1] if match else None
+
+
 def _stem(name: bytes) -> bytes:
     """What the names of a file's parts begin with; another file's never begin so."""
     if len(name) + _SUFFIX_BYTES <= MAX_NAME_BYTES:
@@ -525,6 +611,11 @@ def _stem(name: bytes) -> bytes:
     # Not through the middle of a character: some file systems take only whole ones.
     whole = head.decode("utf-8", "ignore").encode()
     return (whole if head.startswith(whole) else head) + mark
+
+
+def _next_id() -> bytes:
+    """A part's own digits, with the dot before them."""
+    return b".%0*x" % (2 * _ID_BYTES, next(_ids) % (1 << 8 * _ID_BYTES))
 
 
 def _amount(size_bytes: int) -> str:

@@ -22,20 +22,43 @@ What is still being written
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import stat
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from heapq import nsmallest
+from threading import Lock
 from typing import Any
 
 from adapters.steps import boxes
-from adapters.steps.cards import FsCards, OpenCard, open_file_in, open_folder
-from adapters.steps.faults import CardFault, CardLost, CardNotThere, StillWritten, reason
+from adapters.steps.cards import (
+    FsCards,
+    OpenCard,
+    is_mounted,
+    open_file_in,
+    open_folder,
+    volume_identity,
+)
+from adapters.steps.faults import (
+    AnotherCard,
+    CardFault,
+    CardLost,
+    CardNotThere,
+    StillWritten,
+    reason,
+)
+from adapters.steps.indexes import linked_files
+from adapters.steps.library import Library
+from adapters.steps.recognition import recognise
 from application.authoring import StepContext
-from application.ports import CardFiles, Clock
+from application.ports import CardFiles, Clock, Jobs, Ledger
 from domain.footage import (
     COPIED_KINDS,
+    DAY_NS,
     FILE_KINDS,
     CardFile,
     FileKind,
@@ -63,14 +86,27 @@ onto the card, and that may take hours."""
 
 _EXCLUDED = frozenset(FileKind) - COPIED_KINDS - {FileKind.FOLDER}
 
+_TOLD = ("layouts", "clip_count", "file_count", "total_bytes", "by_kind", "intake", "card_note")
+"""What the event says of the output, beside the card."""
+
+WORD = "card:scanned"
+
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+"""What ``os.fsencode`` asks for each name, of which a card may have a hundred thousand."""
+
+_ANYBODY = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
+"""Who may read nearly every file of a card, so that the system needn't be asked."""
+
 _AS_WE_ARE = os.access in os.supports_effective_ids
 
 UNREADABLE_IN_A_ROW = 3
 """So many input/output errors one after the other are a card that is going."""
 
 MAX_NAMED = 20
+MAX_EXCLUDED = 3
 MAX_NAMED_CHARACTERS = 500
-"""Exceptions that the output names, and of each path; it is merged into the execution's data."""
+"""Exceptions that the output names, left out ones of each kind, and characters of each path;
+it is merged into the execution's data."""
 
 
 class ScanSd:
@@ -80,26 +116,59 @@ class ScanSd:
         self,
         cards: FsCards,
         card_files: CardFiles,
+        jobs: Jobs,
+        ledger: Ledger,
         clock: Clock,
+        library: str,
         *,
         settle_s: float = SETTLE_S,
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
         self._cards = cards
         self._card_files = card_files
+        self._jobs = jobs
+        self._ledger = ledger
         self._clock = clock
+        self._library = library
         self._settle_s = settle_s
         self._wait = wait
 
     def __call__(self, context: StepContext) -> dict[str, Any]:
         with self._settled(context) as card:
-            contents = contents_of(self._quiet(card, context))
-            fingerprint = _fingerprint(card)
-            files = list(contents.files())
-            output = _summary(card, fingerprint, files, contents)
-            del contents  # the rows are enough, and a card may have very many
+            entries = self._quiet(card, context)
+            linked = linked_files(card, entries)
+            with _uncollected():
+                # What is given up is gone: a card may have very many.
+                contents = contents_of(_given_up(entries), linked)
+                files = list(contents.files())
+            output = _summary(card, _fingerprint(card), files, contents)
+            del contents  # the rows are enough
             self._card_files.replace(context.ref, files)
-            return output
+            recognised = recognise(
+                card,
+                files,
+                [each.root for each in Library.all_of(context, self._library)],
+                jobs=self._jobs,
+                ledger=self._ledger,
+                is_again=context.data.get("again") is True,
+                check=context.check,
+            )
+        output["card"]["generation"] = recognised.card.generation
+        output["intake"] = recognised.intake.as_json()
+        if recognised.is_refilled:
+            output["card_note"] = (
+                f"this card was filled anew (generation {recognised.card.generation}): files "
+                "on it have the names, sizes and times of known ones, but other bytes; "
+                "whatever looks known is read and compared"
+            )
+        context.announce(
+            WORD,
+            {
+                **{each: output["card"][each] for each in ("identity", "label", "generation")},
+                **{each: output[each] for each in _TOLD if each in output},
+            },
+        )
+        return output
 
     def _quiet(self, card: OpenCard, context: StepContext) -> list[CardFile]:
         """The inventory, when nothing on the card grows any more. Raises ``StillWritten``."""
@@ -109,7 +178,8 @@ class ScanSd:
             recent = [
                 file
                 for file in files
-                if file.kind in FILE_KINDS
+                if now_ns - file.mtime_ns <= DAY_NS + RECENT_NS
+                and file.kind in FILE_KINDS
                 and same_moment(file.mtime_ns, now_ns, tolerance_ns=RECENT_NS)
             ]
             if not recent:
@@ -137,7 +207,12 @@ class ScanSd:
                     raise
             else:
                 try:
-                    if over or _holds_anything(card):
+                    there = _is_announced(card, context.data.get("volume"))
+                    if over and not there:
+                        raise CardNotThere(
+                            f"card not there: nothing is mounted at {card.path_text} any more"
+                        )
+                    if over or (there and _holds_anything(card)):
                         return card
                 except BaseException:
                     os.close(card.fd)
@@ -146,6 +221,58 @@ class ScanSd:
             context.check()
             self._wait(LOOK_EVERY_S)
             waited_s += LOOK_EVERY_S
+
+
+def _is_announced(card: OpenCard, volume: object) -> bool:
+    """Whether a card is there; ``volume`` is what the detector saw, where one announced it.
+
+    A message may come late: kept while the server was away, with the next card at that
+    path by now. Raises ``AnotherCard``.
+    """
+    serial = volume.get("uuid") if isinstance(volume, Mapping) else None
+    if not isinstance(serial, str) or not serial:
+        return True  # nobody has said, or it has no name of its own
+    if not card.card.volume:  # the system may tell the detector what it doesn't tell us
+        return is_mounted(card.fd)
+    if card.card.identity.startswith(volume_identity(serial)):
+        return True
+    raise AnotherCard(
+        f"another card is at {card.path_text}: {card.card.label} ({card.card.identity}); "
+        f"the one that was announced has the serial number {shown(serial.encode())}: put that "
+        "one in and retry"
+    )
+
+
+def _given_up(entries: list[CardFile]) -> Iterator[CardFile]:
+    entries.reverse()
+    while entries:
+        yield entries.pop()
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector, for work that makes objects by the hundred thousand and no cycle.
+
+    It would go through all of them time and again: a third of a scan. Only around what
+    computes, for other threads' garbage has to wait as well.
+    """
+    with _collector:
+        if not _uncollected_blocks:
+            _uncollected_blocks.append(gc.isenabled())
+        _uncollected_blocks.append(True)
+        gc.disable()
+    try:
+        yield
+    finally:
+        with _collector:
+            _uncollected_blocks.pop()
+            if len(_uncollected_blocks) == 1 and _uncollected_blocks.pop():
+                gc.enable()
+
+
+_collector = Lock()
+_uncollected_blocks: list[bool] = []
+"""Whether the collector was on before the first, and one more for each."""
 
 
 def _holds_anything(card: OpenCard) -> bool:
@@ -167,8 +294,9 @@ def _fingerprint(card: OpenCard) -> str:
 class Walk:
     """One look at everything on the card.
 
-    Folders are reopened from the card's root one at a time: a folder swapped for a
-    link is noticed, and however deep they are, one descriptor is enough.
+    Folders are opened by themselves below the one that was left last, or else from the
+    card's root anew: a folder swapped for a link is noticed, and however deep they are,
+    two descriptors are enough.
     """
 
     def __init__(self, card: OpenCard, context: StepContext) -> None:
@@ -176,22 +304,42 @@ class Walk:
         self._context = context
         self._found = 0
         self._unreadable_in_a_row = 0
+        self._last: tuple[bytes, int] | None = None
 
     def entries(self) -> Iterator[CardFile]:
+        try:
+            yield from self._entries()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._last is not None:
+            os.close(self._last[1])
+            self._last = None
+
+    def _opened(self, folder: bytes) -> int:
+        above, _, name = folder.rpartition(b"/")
+        last = self._last
+        fd = (
+            open_folder(last[1], name)
+            if name and last is not None and last[0] == above
+            else open_folder(self._card.fd, folder)
+        )
+        self._leave()
+        self._last = folder, fd
+        return fd
+
+    def _entries(self) -> Iterator[CardFile]:
         folders = [b""]
         while folders:
             folder = folders.pop()
             below: list[bytes] = []
             carries = False
             try:
-                fd = open_folder(self._card.fd, folder)
-                try:
-                    for entry in self._in_folder(fd, folder, below):
-                        carries = carries or entry.kind in COPIED_KINDS
-                        yield entry
-                        self._report(entry)
-                finally:
-                    os.close(fd)
+                for entry in self._in_folder(self._opened(folder), folder, below):
+                    carries = carries or entry.kind in COPIED_KINDS
+                    yield entry
+                    self._report(entry)
             except OSError as error:
                 if not folder:
                     raise CardFault(
@@ -209,7 +357,7 @@ class Walk:
             for number, entry in enumerate(entries):
                 if number % REPORT_EVERY == 0:
                     self._context.check()
-                name = os.fsencode(entry.name)
+                name = entry.name.encode(_ENCODING, _ERRORS)
                 path = folder + b"/" + name if folder else name
                 try:
                     found = entry.stat(follow_symlinks=False)
@@ -224,20 +372,27 @@ class Walk:
                 if stat.S_ISREG(found.st_mode):
                     size_bytes = found.st_size
                     if kind in FILE_KINDS:
-                        problem = self._problem(fd, path, name, size_bytes)
+                        problem = self._problem(fd, path, name, found)
                 yield CardFile(path, kind, size_bytes, found.st_mtime_ns, None, problem)
 
-    def _problem(self, folder: int, path: bytes, name: bytes, size_bytes: int) -> str | None:
+    def _problem(self, folder: int, path: bytes, name: bytes, found: os.stat_result) -> str | None:
         """What a person has to know of a file that is copied like the others."""
+        has_boxes = name[name.rfind(b".") :].lower() in boxes.SUFFIXES
+        is_anybodys = found.st_mode & _ANYBODY == _ANYBODY
+        if is_anybodys and not has_boxes and path.isascii():  # as a hundred thousand may be
+            self._unreadable_in_a_row = 0
+            return None
         problems = [] if path.isascii() or _is_text(path) else ["its name is no UTF-8"]
         try:
-            if name[name.rfind(b".") :].lower() in boxes.SUFFIXES:
+            if has_boxes:
                 fd = open_file_in(folder, name)
                 try:
-                    problems += filter(None, [boxes.flaw_of(fd, size_bytes)])
+                    problems += filter(None, [boxes.flaw_of(fd, found.st_size)])
                 finally:
                     os.close(fd)
-            elif not os.access(name, os.R_OK, dir_fd=folder, effective_ids=_AS_WE_ARE):
+            elif not is_anybodys and not os.access(
+                name, os.R_OK, dir_fd=folder, effective_ids=_AS_WE_ARE
+            ):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             problems.append(f"can't be read: {self._failed(path, error)}")
@@ -319,11 +474,14 @@ def _summary(
     counts: Counter[FileKind] = Counter()
     sizes: Counter[FileKind] = Counter()
     exceptions = []
+    excluded: dict[str, list[bytes]] = {}
     for file in files:
         counts[file.kind] += 1
         sizes[file.kind] += file.size_bytes
         if file.problem is not None:
             exceptions.append(file)
+        if file.kind in _EXCLUDED:
+            excluded.setdefault(file.kind.value, []).append(file.path)
     output: dict[str, Any] = {
         "card": {
             "identity": card.card.identity,
@@ -342,16 +500,24 @@ def _summary(
         "excluded": sum(counts[kind] for kind in _EXCLUDED),
         "exceptions": {
             "total": len(exceptions),
+            "remarked": sum(file.kind not in _EXCLUDED for file in exceptions),
             "named": [
                 {
                     "path": shown(file.path)[:MAX_NAMED_CHARACTERS],
                     "kind": file.kind.value,
                     "problem": file.problem,
                 }
-                for file in sorted(exceptions, key=lambda file: file.path)[:MAX_NAMED]
+                for file in nsmallest(
+                    MAX_NAMED, exceptions, key=lambda file: (file.kind in _EXCLUDED, file.path)
+                )
             ],
         },
     }
+    if excluded:
+        output["excluded_named"] = {
+            kind: [shown(path)[:MAX_NAMED_CHARACTERS] for path in nsmallest(MAX_EXCLUDED, paths)]
+            for kind, paths in excluded.items()
+        }
     if all(file.kind is FileKind.FOLDER for file in files):
         output["note"] = "the card is empty"
     elif not counts[FileKind.MEDIA]:

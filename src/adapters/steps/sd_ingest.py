@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from adapters.steps.awake import Awake
 from adapters.steps.cards import FsCards
+from adapters.steps.clip_steps import CheckClips, as_family
 from adapters.steps.copy_files import CopyFiles
 from adapters.steps.copying import HASH_NAME
 from adapters.steps.create_job import CreateJob
@@ -13,9 +15,10 @@ from adapters.steps.scan_sd import ScanSd
 from adapters.steps.verdict import GiveVerdict
 from adapters.steps.write_manifest import WriteManifest
 from adapters.steps.write_report import WriteReport
-from application.authoring import Pipeline, step
-from application.ports import CardFiles, Clock, Jobs, Ledger
+from application.authoring import AuthoredStep, Pipeline, step
+from application.ports import CardFiles, Clock, Executions, Jobs, Ledger
 from application.report import Report
+from domain.places import DEFAULT_LAYOUT
 
 
 def sd_ingest(
@@ -25,12 +28,21 @@ def sd_ingest(
     jobs: Jobs,
     ledger: Ledger,
     clock: Clock,
+    executions: Executions,
     library: str,
     report: Report,
     creator: Creator,
     hash_names: Sequence[str] = (HASH_NAME,),
     verify_source: bool = False,
+    clip_steps: Sequence[AuthoredStep] = (),
+    layout: str = DEFAULT_LAYOUT,
 ) -> Pipeline:
+    """``clip_steps``: what is done with each clip as soon as it stands in the library.
+
+    Raises ``InvalidDefinition``.
+    """
+    awake = Awake()
+    families = [as_family(each) for each in clip_steps]
     copy_files = CopyFiles(
         cards,
         card_files,
@@ -40,22 +52,36 @@ def sd_ingest(
         library,
         hash_names=hash_names,
         verify_source=verify_source,
+        clip_families=[each.spec.name for each in families],
     )
     scan = step(name="scan_sd", weight=1, pool="card")
     create = step(name="create_job", depends_on=["scan_sd"], weight=1)
-    copy = step(name="copy_files", depends_on=["create_job"], weight=8, pool="copy")
+    copy = step(
+        name="copy_files",
+        depends_on=["create_job"],
+        weight=8,
+        pool="copy",
+        spawns=[each.spec.name for each in families],
+    )
     manifest = step(name="write_manifest", depends_on=["copy_files"], required=False)
     verdict = step(name="verdict", depends_on=["copy_files"], after=["write_manifest"], pool="card")
     write_report = step(name="write_report", depends_on=["verdict"], required=False)
-    return Pipeline(
-        "sd_ingest",
-        [
-            scan(ScanSd(cards, card_files, clock)),
-            create(CreateJob(jobs, clock, library)),
-            copy(copy_files),
-            manifest(WriteManifest(card_files, jobs, ledger, clock, library, creator)),
-            verdict(GiveVerdict(cards, card_files, jobs, ledger, clock, library, creator)),
-            write_report(WriteReport(jobs, report, library)),
-        ],
-        card=True,
-    )
+    steps = [
+        scan(awake.during(ScanSd(cards, card_files, jobs, ledger, clock, library))),
+        create(CreateJob(jobs, clock, library, layout)),
+        copy(awake.during(copy_files)),
+        *families,
+        manifest(WriteManifest(card_files, jobs, ledger, clock, library, creator)),
+        verdict(
+            awake.during(GiveVerdict(cards, card_files, jobs, ledger, clock, library, creator))
+        ),
+        write_report(WriteReport(jobs, report, library)),
+    ]
+    required = [each.spec.name for each in clip_steps if each.spec.required]
+    if required:
+        check = step(
+            name="check_clips",
+            after=[*(f"{name}:*" for name in required), "verdict", "write_report"],
+        )
+        steps.append(check(CheckClips(executions, required)))
+    return Pipeline("sd_ingest", steps, card=True)

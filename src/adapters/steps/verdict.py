@@ -21,10 +21,8 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import Any
 
-from adapters.steps import kernel
 from adapters.steps.cards import FsCards, OpenCard, open_folder
 from adapters.steps.faults import CardFault, FileFault, reason
-from adapters.steps.hashes import Hashes
 from adapters.steps.library import Library
 from adapters.steps.mhl.documents import Creator
 from adapters.steps.scan_sd import Walk
@@ -35,6 +33,7 @@ from domain.errors import InvalidPath
 from domain.events import timestamp
 from domain.footage import (
     COPIED_KINDS,
+    FILE_KINDS,
     CardFile,
     Job,
     JobStatus,
@@ -55,9 +54,10 @@ MAX_NAMED_CHARACTERS = 500
 MAX_READ = 1_000
 """Files that are noted for the report as told apart by reading them, or as off the card."""
 
-BUFFER_BYTES = 4 * 1024 * 1024
-
 WORD = "card:verdict"
+
+_NOTES = ("note", "card_note", "manifest_note")
+"""What other steps have left to be said in the report."""
 
 _NOT_THERE = frozenset(
     {
@@ -117,7 +117,7 @@ class GiveVerdict:
                 "known": data.get("known_files", 0),
             },
             manifests=data.get("manifests", []),
-            notes=[data[name] for name in ("note", "manifest_note") if name in data],
+            notes=[data[name] for name in _NOTES if name in data],
             software=f"{self._creator.tool} {self._creator.tool_version}",
             host=self._creator.hostname,
         )
@@ -164,17 +164,36 @@ class GiveVerdict:
         try:
             card = stack.enter_context(self._cards.find(context.data["sd_path"], job.card.identity))
             other = _another(card, job, context.data["card"].get("fingerprint"))
-            files = [] if other else sorted(Walk(card, context).entries(), key=lambda f: f.path)
+            now = () if other else (_as_scanned(f, scanned) for f in Walk(card, context).entries())
+            files = sorted(now, key=lambda file: file.path)
         except (CardFault, InvalidPath) as fault:
             against.append(Reason(Doubt.CARD, f"the card can't be looked at again: {fault}"))
             return None, list(scanned.values())
-        wanted = {file.path for file in files if file.kind in COPIED_KINDS}
-        if not other and job.file_count and wanted.isdisjoint(scanned):
+        is_known = any(file.kind in COPIED_KINDS and file.path in scanned for file in files)
+        if not other and job.file_count and not is_known:
             other = "nothing of what was scanned is on the card any more: is it the same one?"
         if other:
             against.append(Reason(Doubt.ANOTHER, other))
             return None, list(scanned.values())
         return card, files
+
+
+def _as_scanned(file: CardFile, scanned: Mapping[bytes, CardFile]) -> CardFile:
+    """The scan's own value of it where it says the same, so that a large card is held once.
+
+    The scan knows of files better what they are; here they are only files.
+    """
+    before = scanned.get(file.path)
+    if before is None or (
+        before.kind is not file.kind and not {before.kind, file.kind} <= FILE_KINDS
+    ):
+        return file
+    is_same = (before.size_bytes, before.mtime_ns, before.problem) == (
+        file.size_bytes,
+        file.mtime_ns,
+        file.problem,
+    )
+    return before if is_same else file
 
 
 def _another(card: OpenCard, job: Job, fingerprint: str | None) -> str | None:
@@ -352,22 +371,11 @@ class _Examination:
         """The copies with the bytes that are on the card now. Raises ``FileFault``."""
         if self._card is None:
             raise FileFault(file.path, "only reading it could tell which copy is its own")
-        hashes = Hashes({copy.file.hash_name for copy in copies})
-        buffer = bytearray(BUFFER_BYTES)
+        names = {copy.file.hash_name for copy in copies}
         try:
-            fd = self._card.open_file(file.path)
-            try:
-                kernel.forget_cached(fd)
-                kernel.read_sequentially(fd)
-                while count := os.readv(fd, [buffer]):
-                    self._context.check()
-                    hashes.update(memoryview(buffer)[:count])
-            finally:
-                os.close(fd)
-        except (OSError, CardFault) as error:
-            why = reason(error) if isinstance(error, OSError) else str(error)
-            raise FileFault(file.path, f"can't be read: {why}") from error
-        values = hashes.values()
+            values = self._card.hashes_of(file.path, names, self._context.check)
+        except CardFault as fault:
+            raise FileFault(file.path, f"can't be read: {fault}") from fault
         if len(self.read) < MAX_READ:
             name = min(values)
             self.read[shown(file.path)] = [name, values[name]]

@@ -15,6 +15,11 @@ one is put aside under another name first, and kept.
 
 Finding damage is a result, not a failure: the step completes and says so
 (``intact``). It fails where it can't tell: the folder isn't there, or has no manifest.
+
+A folder may take days to read, so what was found is noted every few seconds, and an
+attempt after a crash or a failure goes on from there. Of what was good, it looks only
+whether it is still there with its size; what wasn't is read again. If the manifests have
+become others, it begins anew.
 """
 
 from __future__ import annotations
@@ -26,12 +31,16 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+import xxhash
+
 from adapters.steps import kernel
 from adapters.steps.cards import MAX_PATH_BYTES, open_file, open_folder
+from adapters.steps.check_report import GOOD, REPAIRED, UNLISTED, Checked, CheckReport
 from adapters.steps.faults import FileFault, LibraryFault, reason
 from adapters.steps.hashes import Hashes
 from adapters.steps.library import Folder
@@ -39,13 +48,16 @@ from adapters.steps.mhl.documents import (
     MANIFESTS,
     Action,
     Creator,
+    Generation,
     HashedFile,
     ManifestFault,
     Process,
 )
 from adapters.steps.mhl.history import History, Known, add_generation, read_history
+from adapters.steps.rate import Rate
 from application.authoring import PermanentError, Pipeline, StepContext, step
 from application.ports import Clock
+from domain.errors import InvalidInput
 from domain.footage import is_junk, shown
 
 BUFFER_BYTES = 4 * 1024 * 1024
@@ -60,12 +72,21 @@ MAX_UNLISTED = 20
 MAX_SHOWN = 500
 """Characters of each name in the output, which is merged into the execution's data."""
 
+NOTE_EVERY_S = 10.0
+"""So much is read again after a crash, beside the file that was being read."""
+
+MAX_NOTED = 1_000
+MAX_NOTED_CHARACTERS = 300
+"""Files that weren't good and that a checkpoint names, and of each reason: it is a row of
+the database. A folder that is worse gets no later checkpoint."""
+
 _NOT_THERE = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EILSEQ, errno.EINVAL, errno.ENAMETOOLONG}
 )
 _NO_FILE = frozenset({errno.ELOOP, errno.ENXIO})
 """What opening a link or a socket says."""
 
+_NEVER = datetime.fromtimestamp(0, UTC)
 _NO_REGULAR_FILE = "is no regular file any more"
 
 
@@ -86,9 +107,20 @@ class Finding(StrEnum):
 def verify_folder(
     *, clock: Clock, roots: Sequence[str], card_roots: Sequence[str], creator: Creator
 ) -> Pipeline:
-    """The pipeline that ``rushes verify`` starts. Its data: folder, repair_from, write."""
+    """The pipeline that ``rushes verify`` starts. Its data: folder, repair_from, write, report."""
     verify = step(name="verify_files", pool="copy")
-    return Pipeline("verify_folder", [verify(VerifyFolder(clock, roots, card_roots, creator))])
+    handler = VerifyFolder(clock, roots, card_roots, creator)
+    return Pipeline("verify_folder", [verify(handler)], check=handler.check)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The real paths of what a trigger's data name."""
+
+    folder: str
+    repair_from: str | None
+    write: bool
+    report: str | None
 
 
 class VerifyFolder:
@@ -107,21 +139,48 @@ class VerifyFolder:
         self._all_roots = (*roots, *card_roots)
         self._creator = creator
 
-    def __call__(self, context: StepContext) -> dict[str, Any]:
-        repair_from, write = context.data.get("repair_from"), context.data.get("write", False)
+    def check(self, data: Mapping[str, Any]) -> None:
+        """Raises ``InvalidInput`` for what could never be done, or isn't allowed here."""
+        self._asked(data)
+
+    def _asked(self, data: Mapping[str, Any]) -> _Asked:
+        repair_from, write = data.get("repair_from"), data.get("write", False)
+        report = data.get("report")
         if not isinstance(write, bool):
-            raise PermanentError(f"write must be true or false, not {str(write)[:100]!a}")
+            raise InvalidInput(
+                f"write must be true or false, not {str(write)[:100]!a}", field="write"
+            )
         writes = write or repair_from is not None
-        path = self._allowed(context.data.get("folder"), "folder", writes=writes)
+        folder = self._allowed(data.get("folder"), "folder", writes=writes)
+        if repair_from is not None:
+            repair_from = self._allowed(repair_from, "repair_from", writes=False)
+        if report is not None:
+            above, name = os.path.split(report) if isinstance(report, str) else (report, "")
+            if name.startswith(".") or not name.endswith((".csv", ".html")):
+                raise InvalidInput(
+                    f"report must be the path of a .csv or .html, not {str(report)[:300]!a}",
+                    field="report",
+                )
+            report = os.path.join(self._allowed(above, "report", writes=True), name)
+        return _Asked(folder, repair_from, write, report)
+
+    def __call__(self, context: StepContext) -> dict[str, Any]:
+        try:
+            asked = self._asked(context.data)
+        except InvalidInput as error:  # the settings may be others than at the trigger
+            raise PermanentError(str(error)) from error
+        path = asked.folder
         with ExitStack() as stack:
             folder = stack.enter_context(_open(path))
             other = None
-            if repair_from is not None:
-                other_path = self._allowed(repair_from, "repair_from", writes=False)
-                other = stack.enter_context(_open(other_path))
+            if asked.repair_from is not None:
+                other = stack.enter_context(_open(asked.repair_from))
                 if os.path.samestat(os.fstat(other.fd), os.fstat(folder.fd)):
                     raise PermanentError(f"{folder.text} can't be repaired from itself")
-            run = _Run(context, folder, other, write=write)
+            report = None
+            if asked.report is not None:
+                report = stack.enter_context(CheckReport(asked.report))
+            run = _Run(context, folder, other, self._clock, report, path=path, write=asked.write)
             places = list(_places(folder, context.check))
             if not places:
                 raise PermanentError(
@@ -131,13 +190,14 @@ class VerifyFolder:
             histories = [place for place in places if run.expects(place)]
             if not (run.listed or run.bad):
                 raise PermanentError(f"the manifests at {folder.text} list no file")
+            run.go_on(context.checkpoint)
             for place in histories:
-                checked = run.verify(place, self._clock)
-                if run.write:
+                checked = run.verify(place)
+                if run.write and not run.has_written(place):
                     self._add(run, place or os.fsencode(os.path.basename(path)), place, checked)
             run.name_unlisted()
-            if run.bad and not _is_there(path, folder):
-                raise LibraryFault(f"{folder.text} is gone: it was there when this began")
+            if run.bad:
+                run.refuse_if_gone()
             return run.result()
 
     def _add(self, run: _Run, name: bytes, place: bytes, checked: Sequence[HashedFile]) -> None:
@@ -154,27 +214,30 @@ class VerifyFolder:
                 at=self._clock.now(),
             )
             if added.generation is not None:
-                run.written.append(below.name_text(MANIFESTS + b"/" + added.generation.name))
+                run.wrote(place, added.generation, below)
 
     def _allowed(self, path: object, field: str, *, writes: bool) -> str:
-        """The real path, if it is at or below one of the roots. Raises ``PermanentError``."""
+        """The real path, if it is at or below one of the roots. Raises ``InvalidInput``."""
         if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
-            raise PermanentError(f"{field} must be an absolute path, not {str(path)[:300]!a}")
+            raise InvalidInput(
+                f"{field} must be an absolute path, not {str(path)[:300]!a}", field=field
+            )
         try:
             if len(path.encode()) >= MAX_PATH_BYTES:
-                raise PermanentError(f"{field} is too long for a path")
+                raise InvalidInput(f"{field} is too long for a path", field=field)
         except UnicodeEncodeError:
-            raise PermanentError(f"{field} can't be encoded") from None
+            raise InvalidInput(f"{field} can't be encoded", field=field) from None
         real = os.path.realpath(path)
         roots = self._roots if writes else self._all_roots
         if not any(_is_below(real, os.path.realpath(root)) for root in roots):
             where = ", ".join(shown(os.fsencode(root)) for root in roots)
-            what = "repaired or given manifests" if writes else "verified"
+            what = "repaired or written to" if writes else "verified"
             cards = "" if writes else ", RUSHES_CARD_ROOTS"
-            raise PermanentError(
+            raise InvalidInput(
                 f"{field} {shown(os.fsencode(real))[:300]} is refused: folders are {what} at or "
                 f"below {where}, which the settings RUSHES_LIBRARY{cards} and "
-                "RUSHES_VERIFY_ROOTS name"
+                "RUSHES_VERIFY_ROOTS name",
+                field=field,
             )
         return real
 
@@ -298,27 +361,66 @@ class _File:
 class _Hashed:
     """What a generation would say of a file now."""
 
-    status: os.stat_result
+    size_bytes: int
+    mtime_ns: int
     hashes: Mapping[str, str]
     action: Action
+
+
+def _hashed(status: os.stat_result, hashes: Mapping[str, str], action: Action) -> _Hashed:
+    return _Hashed(status.st_size, status.st_mtime_ns, hashes, action)
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """What an earlier attempt has left: the first ``files`` files, in the manifests' order.
+
+    again: those of them that weren't good, by their numbers: they are read again, as what
+    was wrong may have been the cable. mended: why those needed it that were. at: when.
+    """
+
+    files: int = 0
+    again: frozenset[int] = frozenset()
+    mended: Mapping[str, str] = field(default_factory=dict)
+    at: datetime = _NEVER
 
 
 class _Run:
     """One attempt: what was expected, what was found, what was mended."""
 
     def __init__(
-        self, context: StepContext, folder: Folder, other: Folder | None, *, write: bool
+        self,
+        context: StepContext,
+        folder: Folder,
+        other: Folder | None,
+        clock: Clock,
+        report: CheckReport | None,
+        *,
+        path: str,
+        write: bool,
     ) -> None:
         self._context = context
         self.folder = folder
         self._other = other
+        self._clock = clock
+        self._rate = Rate()
+        self._table = report
+        self._path = path
         self.write = write
-        self.written: list[str] = []
+        self._written: list[str] = []
+        self._written_places = 0
+        self._places: list[bytes] = []
+        self._states: list[str] = []
+        self._earlier = _Noted()
+        self._again: list[int] = []
+        self._mended: dict[str, str] = {}
+        self._noted_at_s = clock.monotonic()
         self.listed = self._files_done = 0
         self._bytes_total = self._bytes_done = 0
         self._file = ""
         self._file_bytes = 0
         self._good = self._repaired = self._checked_bytes = 0
+        self._state: tuple[str, str] = (GOOD, "")
         self._counts: Counter[Finding] = Counter()
         self._findings: list[dict[str, str]] = []
         self._put_aside: list[str] = []
@@ -340,6 +442,11 @@ class _Run:
         except ManifestFault as fault:
             self._keep(_join(place, MANIFESTS), Finding.MANIFEST, str(fault))
             return False
+        self._places.append(place)
+        self._states.append(
+            " ".join([place.hex(), *(each.c4 for each in history.generations)])
+            + f" {len(history.files)}"
+        )
         self._generations += len(history.generations)
         self.listed += len(history.files)
         self._bytes_total += sum(known.size_bytes or 0 for known in history.files.values())
@@ -355,7 +462,35 @@ class _Run:
             )
         return True
 
-    def verify(self, place: bytes, clock: Clock) -> list[HashedFile]:
+    def go_on(self, checkpoint: Mapping[str, Any] | None) -> None:
+        """Take what an earlier attempt has noted for read, if the manifests are still those."""
+        if checkpoint is None or checkpoint["manifests"] != self._manifests(checkpoint["written"]):
+            return
+        self._earlier = _Noted(
+            checkpoint["files"],
+            frozenset(checkpoint["again"]),
+            checkpoint["mended"],
+            datetime.fromisoformat(checkpoint["at"]),
+        )
+        self._written_places = checkpoint["written"]
+        self._written = list(checkpoint["written_names"])
+        self._put_aside = list(checkpoint["put_aside"])
+
+    def has_written(self, place: bytes) -> bool:
+        """Whether an earlier attempt has added its generation."""
+        return self._places.index(place) < self._written_places
+
+    def wrote(self, place: bytes, generation: Generation, folder: Folder) -> None:
+        self._written.append(folder.name_text(MANIFESTS + b"/" + generation.name))
+        self._written_places = self._places.index(place) + 1
+        self._note_down()
+
+    def refuse_if_gone(self) -> None:
+        """A disk that is away makes every file of its look missing. Raises ``LibraryFault``."""
+        if not _is_there(self._path, self.folder):
+            raise LibraryFault(f"{self.folder.text} is gone: it was there when this began")
+
+    def verify(self, place: bytes) -> list[HashedFile]:
         """Look at all files of one folder's manifests; what is to be written of them.
 
         The manifests are read anew, so that those of one folder at a time are in memory.
@@ -364,16 +499,22 @@ class _Run:
         for path, known in _history(self.folder, place).files.items():
             before, self._file_bytes = self._bytes_done, 0
             self._file = shown(_join(place, path))[:MAX_SHOWN]
-            hashed = self._verify_one(place, path, known)
+            self._state = (GOOD, "")
+            number = self._files_done
+            at = self._earlier.at
+            hashed = self._as_noted(number, place, path, known)
+            if hashed is None:
+                hashed = self._verify_one(place, path, known)
+                at = self._clock.now()
+            self._keep_state(number, place, path, known)
             if hashed is not None and self.write:
-                now = clock.now()
                 checked.append(
                     HashedFile(
                         path,
-                        hashed.status.st_size,
-                        hashed.status.st_mtime_ns,
+                        hashed.size_bytes,
+                        hashed.mtime_ns,
                         hashed.hashes,
-                        now,
+                        at,
                         hashed.action,
                     )
                 )
@@ -381,7 +522,69 @@ class _Run:
             self._bytes_done = before + (known.size_bytes or 0)
             self._file_bytes = 0
             self._report()
+            is_further = self._files_done > self._earlier.files
+            if is_further and self._clock.monotonic() - self._noted_at_s >= NOTE_EVERY_S:
+                self._note_down()
         return checked
+
+    def _keep_state(self, number: int, place: bytes, path: bytes, known: Known) -> None:
+        """For the report, and for an attempt after this one."""
+        finding, why = self._state
+        if self._table is not None:
+            row = Checked(_join(place, path), finding, why, known.size_bytes, known.hashes)
+            self._table.add(row)
+        if finding == REPAIRED:
+            self._mended[str(number)] = why[:MAX_NOTED_CHARACTERS]
+        elif finding != GOOD:
+            self._again.append(number)
+
+    def _as_noted(self, number: int, place: bytes, path: bytes, known: Known) -> _Hashed | None:
+        """A file that an earlier attempt found good, or mended; None if it has to be read."""
+        if number >= self._earlier.files or number in self._earlier.again:
+            return None
+        file = _File(place, path, known)
+        fd = self._open(file)
+        if not isinstance(fd, int):
+            return None
+        status = os.fstat(fd)
+        os.close(fd)
+        if not stat.S_ISREG(status.st_mode) or known.size_bytes not in (None, status.st_size):
+            return None
+        self._listed_paths.add(file.found)
+        if str(number) in self._earlier.mended:
+            self._repaired += 1
+            self._state = (REPAIRED, self._earlier.mended[str(number)])
+        else:
+            self._good += 1
+            self._checked_bytes += status.st_size
+        return _hashed(status, known.hashes, Action.VERIFIED)
+
+    def _note_down(self) -> None:
+        """Leave a checkpoint, unless it would have to name too many files."""
+        if len(self._again) + len(self._mended) > MAX_NOTED:
+            return
+        self.refuse_if_gone()
+        self._context.heartbeat(
+            {
+                "manifests": self._manifests(self._written_places),
+                "files": self._files_done,
+                "again": self._again,
+                "mended": self._mended,
+                "at": self._clock.now().isoformat(),
+                "written": self._written_places,
+                "written_names": self._written[:MAX_UNLISTED],
+                "put_aside": self._put_aside[:MAX_UNLISTED],
+            }
+        )
+        self._noted_at_s = self._clock.monotonic()
+
+    def _manifests(self, written: int) -> str:
+        """Which ones are gone by. Those of the first ``written`` folders we have added to."""
+        states = [
+            state.split()[-1] if number < written else state
+            for number, state in enumerate(self._states)
+        ]
+        return xxhash.xxh128("\n".join(states).encode()).hexdigest()
 
     def _text(self, place: bytes) -> str:
         return self.folder.name_text(place) if place else self.folder.text
@@ -413,11 +616,11 @@ class _Run:
         self._checked_bytes += status.st_size
         if hashes == known.hashes:
             self._good += 1
-            return _Hashed(status, hashes, Action.VERIFIED)
+            return _hashed(status, hashes, Action.VERIFIED)
         name = next(name for name, value in hashes.items() if value != known.hashes[name])
         why = f"has the {name} {hashes[name]}, not {known.hashes[name]}"
         mended = self._mend(file, Finding.CHANGED, why)
-        return mended or _Hashed(status, hashes, Action.FAILED)
+        return mended or _hashed(status, hashes, Action.FAILED)
 
     def _open(self, file: _File) -> int | tuple[Finding, str]:
         """It, open, under the name that it has here; or what is wrong with it, and why.
@@ -467,7 +670,8 @@ class _Run:
                 why = f"{why}; not repaired: {but}" if why else but
             else:
                 self._repaired += 1
-                return _Hashed(status, file.known.hashes, Action.VERIFIED)
+                self._state = (REPAIRED, why)
+                return _hashed(status, file.known.hashes, Action.VERIFIED)
         self._keep(file.full, finding, why)
         return None
 
@@ -505,7 +709,7 @@ class _Run:
                     )
                 if there is not None:
                     bad = part.removesuffix(b".part") + b".bad"
-                    kernel.rename_without_replacing(name, bad, dir_fd=folder.fd)
+                    folder.move(name, bad)
                     self._put_aside.append(folder.name_text(bad)[:MAX_SHOWN])
             folder.publish(part, name, file.full)
             with folder.faults():
@@ -542,6 +746,7 @@ class _Run:
 
     def _keep(self, path: bytes, finding: Finding, why: str) -> None:
         self._counts[finding] += 1
+        self._state = (finding.value, why)
         if len(self._findings) < MAX_FINDINGS:
             self._findings.append(
                 {
@@ -566,12 +771,20 @@ class _Run:
                 if path in self._listed_paths or is_junk(name):
                     continue
                 self._unlisted_count += 1
+                if self._table is not None:
+                    self._table.add(Checked(path, UNLISTED, "", None, {}))
                 if len(self._unlisted) < MAX_UNLISTED:
                     self._unlisted.append(shown(path)[:MAX_SHOWN])
 
     def _report(self) -> None:
         # What is read more than once, or is longer than it should be, is no progress.
         bytes_done = min(self._bytes_done + self._file_bytes, self._bytes_total)
+        # Nor is it a speed to pass by what an earlier attempt has read.
+        rate = (
+            self._rate.at(self._clock.monotonic(), bytes_done, self._bytes_total)
+            if self._files_done >= self._earlier.files
+            else {}
+        )
         # Files count beside their bytes, so that empty ones are something too.
         self._context.progress(
             (bytes_done + self._files_done) / max(1, self._bytes_total + self.listed),
@@ -580,6 +793,7 @@ class _Run:
             bytes_done=bytes_done,
             bytes_total=self._bytes_total,
             file=self._file,
+            **rate,
         )
 
     def result(self) -> dict[str, Any]:
@@ -599,9 +813,28 @@ class _Run:
             "unlisted": self._unlisted,
             "put_aside": self._put_aside[:MAX_UNLISTED],
             "notes": self._notes,
-            "written": self.written[:MAX_UNLISTED],
+            "written": self._written[:MAX_UNLISTED],
         }
-        return output | {name: value for name, value in more.items() if value}
+        output |= {name: value for name, value in more.items() if value}
+        if self._table is not None:
+            output["report"] = self._table.finish(
+                f"Verification of {self.folder.text}", self._facts(), is_intact=not self.bad
+            )
+        return output
+
+    def _facts(self) -> Mapping[str, str]:
+        now = self._clock.now().astimezone(UTC)
+        return {
+            "Verified on": f"{now:%Y-%m-%d %H:%M:%S} UTC",
+            "Listed files": f"{self.listed} ({self._bytes_total} bytes)",
+            "As the manifests say": str(self._good),
+            "Repaired": str(self._repaired),
+            "Damaged or missing": str(self.bad),
+            "In no manifest": str(self._unlisted_count),
+            "Generations": str(self._generations),
+            **({"Damaged files were kept": "; ".join(self._put_aside)} if self._put_aside else {}),
+            **({"Notes": "; ".join(self._notes)} if self._notes else {}),
+        }
 
 
 def _source(stack: ExitStack, other: Folder, file: _File) -> int:

@@ -13,13 +13,14 @@ it is left as it came, and this job's folder gets no generation of ours.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from adapters.steps.faults import LibraryFault, OffloadFault
 from adapters.steps.library import Folder, Library
 from adapters.steps.mhl.documents import MANIFESTS, Creator, HashedFile, Process
-from adapters.steps.mhl.history import add_generation
+from adapters.steps.mhl.history import Counted, add_generation
 from application.authoring import StepContext
 from application.ports import CardFiles, Clock, Jobs, Ledger
 from domain.footage import Job, VerifiedCopy, shown
@@ -62,17 +63,18 @@ class WriteManifest:
         faults: list[str] = []
         for library in Library.all_of(context, self._library):
             context.check()
-            files = list(self._brought(job, library))
-            if not files:
+            files = _Brought(partial(self._brought, job, library))
+            counted = Counted.of(files)
+            if not counted.listed and not counted.left_out:
                 continue
-            if any(file.path.split(b"/")[0].lower() == MANIFESTS for file in files):
+            if files.has_own:
                 notes.append(
                     f"{library.text}: the card brought manifests of its own (ascmhl); they were "
                     "copied as they are, and none was added"
                 )
                 continue
             try:
-                written.append(self._write(library, job, files))
+                written.append(self._write(library, job, files, counted))
             except OffloadFault as fault:
                 faults.append(str(fault))
         if faults:
@@ -86,11 +88,13 @@ class WriteManifest:
         """What stands in the job's folder there, by what the ledger says."""
         folder = os.fsencode(job.name) + b"/"
         for known in self._known(job, library):
-            for copies in known.values():
+            for _, copies in sorted(known.items()):
+                # One place may have several rows: its file came back with another time.
+                places = {copy.path: copy for copy in reversed(copies)}
                 yield from (
-                    _hashed(copy, copy.path.removeprefix(folder))
-                    for copy in copies
-                    if copy.path.startswith(folder)
+                    _hashed(copy, path.removeprefix(folder))
+                    for path, copy in places.items()
+                    if path.startswith(folder)
                 )
 
     def _known(
@@ -101,7 +105,9 @@ class WriteManifest:
             yield self._ledger.known(page, library.root)
             after = page[-1].path
 
-    def _write(self, library: Library, job: Job, files: Sequence[HashedFile]) -> dict[str, Any]:
+    def _write(
+        self, library: Library, job: Job, files: Iterable[HashedFile], counted: Counted
+    ) -> dict[str, Any]:
         root = library.look()
         folder = None
         if root is not None:
@@ -110,29 +116,49 @@ class WriteManifest:
         if folder is None:
             raise LibraryFault(f"{library.text}/{job.name} is not there any more")
         with folder:
-            return self._add(folder, job, files)
+            return self._add(folder, job, files, counted)
 
-    def _add(self, folder: Folder, job: Job, files: Sequence[HashedFile]) -> dict[str, Any]:
+    def _add(
+        self, folder: Folder, job: Job, files: Iterable[HashedFile], counted: Counted
+    ) -> dict[str, Any]:
         added = add_generation(
             folder,
-            os.fsencode(job.name),
+            os.fsencode(job.name.rpartition("/")[2]),
             files,
             creator=self._creator,
             process=Process.TRANSFER,
             at=self._clock.now(),
+            counted=counted,
         )
         path = None
         if added.generation is not None:
             path = f"{folder.text}/{shown(MANIFESTS)}/{shown(added.generation.name)}"
         return {
             "path": path,
-            "files": len(files) - len(added.left_out),
+            "files": counted.listed,
             "left_out_files": len(added.left_out),
             "left_out": [
                 f"{shown(path)[:MAX_NAMED_CHARACTERS]}: {why}"
                 for path, why in added.left_out[:MAX_NAMED]
             ],
         }
+
+
+class _Brought:
+    """Files that the ledger is asked for anew whenever they are gone through.
+
+    Of a large card they would be too many to hold. has_own: whether there were some among
+    them, once they were gone through, that lie in a folder of manifests at the top.
+    """
+
+    def __init__(self, ask: Callable[[], Iterator[HashedFile]]) -> None:
+        self.has_own = False
+        self._ask = ask
+
+    def __iter__(self) -> Iterator[HashedFile]:
+        for file in self._ask():
+            self.has_own = self.has_own or file.path.split(b"/")[0].lower() == MANIFESTS
+            yield file
 
 
 def _hashed(copy: VerifiedCopy, path: bytes) -> HashedFile:

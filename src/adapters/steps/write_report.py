@@ -22,7 +22,7 @@ from application.ports import Jobs
 from application.report import Report
 
 REPORTS = b"reports"
-"""No job is called so: their names begin with a day."""
+"""No job is called so: a layout gives no such name."""
 
 BUFFER_BYTES = 1024 * 1024
 
@@ -44,7 +44,7 @@ class WriteReport:
         if job.verdict is None:
             raise PermanentError(f"job {job.id} has no verdict to report")
         judged_at = datetime.fromisoformat(job.verdict["judged_at"]).astimezone(UTC)
-        stem = os.fsencode(f"{job.name}_{judged_at:%Y-%m-%d_%H%M%S}Z")
+        stem = os.fsencode(f"{job.name.replace('/', '_')}_{judged_at:%Y-%m-%d_%H%M%S}Z")
         written: list[str] = []
         faults: list[str] = []
         for library in Library.all_of(context, self._library):

@@ -41,6 +41,7 @@ from application.recovery import Recovery
 from application.rerun import Rerun
 from application.retry import Retry
 from application.settle import Settle
+from application.status import Status
 from application.step_runner import StepRunner
 from application.trigger import Trigger
 from application.views import ExecutionView, StepView, message_view
@@ -236,7 +237,7 @@ class Testbed:
         """How it stands, and what was told of it."""
         found = self.executions.committed(self._find(execution))
         assert found.id is not None
-        view = ExecutionView.of(found, self._board.of(found.id))
+        view = self._status.view(found)
         facts = await self.executions.facts(0, 1_000_000, found.id)
         shown = {each.name: getattr(view, each.name) for each in fields(ExecutionView)}
         return Result(**shown, events=[message_view(fact) for fact in facts])
@@ -246,7 +247,8 @@ class Testbed:
     async def retry(self, execution: str | int | None = None) -> Result:
         """Run a failed one again from what failed, to its end."""
         found = self._find(execution)
-        await Retry(executions=self.executions, clock=self.clock)(found)
+        retry = Retry(executions=self.executions, clock=self.clock, status=self._status)
+        await retry(found)
         return await self.finish(found)
 
     async def rerun(self, from_step: str, execution: str | int | None = None) -> Result:
@@ -262,6 +264,7 @@ class Testbed:
             dispatcher=self._dispatcher,
             clock=self.clock,
             progress=self._board,
+            status=self._status,
         )
         await cancel(found)
         await self._quiet()
@@ -269,13 +272,13 @@ class Testbed:
 
     async def pause(self, execution: str | int | None = None) -> Result:
         found = self._find(execution)
-        await Pause(executions=self.executions, clock=self.clock).pause(found)
+        await self._pausing().pause(found)
         return await self.look(found)
 
     async def resume(self, execution: str | int | None = None) -> Result:
         """Go on after ``pause``; ``finish`` lets it come to its end."""
         found = self._find(execution)
-        await Pause(executions=self.executions, clock=self.clock).resume(found)
+        await self._pausing().resume(found)
         return await self.look(found)
 
     async def hold(self) -> None:
@@ -288,7 +291,7 @@ class Testbed:
     async def skip(self, step_key: str, execution: str | int | None = None) -> Result:
         """Settle a failed step: it may be missing. ``finish`` lets the rest happen."""
         found = self._find(execution)
-        await Settle(executions=self.executions, clock=self.clock).skip(found, step_key)
+        await self._settling().skip(found, step_key)
         return await self.look(found)
 
     async def settle(
@@ -296,9 +299,14 @@ class Testbed:
     ) -> Result:
         """Settle a failed step: somebody has done it. ``finish`` lets the rest happen."""
         found = self._find(execution)
-        settle = Settle(executions=self.executions, clock=self.clock)
-        await settle.complete(found, step_key, output)
+        await self._settling().complete(found, step_key, output)
         return await self.look(found)
+
+    def _pausing(self) -> Pause:
+        return Pause(executions=self.executions, clock=self.clock, status=self._status)
+
+    def _settling(self) -> Settle:
+        return Settle(executions=self.executions, clock=self.clock, status=self._status)
 
     # -- what the world does -----------------------------------------------------
 
@@ -361,11 +369,14 @@ class Testbed:
         """A process: what is lost in a crash, around the store that stays."""
         self._dispatcher = BedDispatcher(self._pools)
         self._board = ProgressBoard(self._feed, self.clock, self._threads)
+        self._hold = Hold(executions=self.executions, dispatcher=self._dispatcher, clock=self.clock)
+        self._status = Status(executions=self.executions, progress=self._board, hold=self._hold)
         self._advance = Advance(
             executions=self.executions,
             clock=self.clock,
             chance=self._chance,
             progress=self._board,
+            status=self._status,
         )
         self._runner = StepRunner(
             catalogue=self._catalogue,
@@ -376,7 +387,6 @@ class Testbed:
         )
         self._dispatcher.open(self._runner, self.executions, self.clock)
         await self.executions.open(self._dispatcher, self._feed.publish)
-        self._hold = Hold(executions=self.executions, dispatcher=self._dispatcher, clock=self.clock)
         await self._hold.open()
 
     async def _kill(self) -> None:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 
 from application.ports import Clock, Executions, Load, Started
 from application.step_runner import Attempt, StepRunner
@@ -186,7 +187,7 @@ class BedDispatcher:
     async def _tick(self, execution_id: int) -> None:
         now = self._clock.now()
         with suppress(RushesError):
-            await self._executions.update(execution_id, lambda execution: execution.tick(at=now))
+            await self._executions.update(execution_id, partial(_look, now))
 
     def _claim(self, execution: Execution, step: Step) -> Reserved:
         claim = []
@@ -213,3 +214,8 @@ class BedDispatcher:
         """The loop itself holds tasks only weakly."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _look(now: datetime, execution: Execution) -> None:
+    execution.tick(at=now)
+    execution.ask_again()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from datetime import datetime
 from typing import Any
 
-from application.ports import AttemptRef, Change, Dispatcher, Query, Started, Triggered
+from application.ports import AttemptRef, Change, Changed, Dispatcher, Query, Started, Triggered
 from application.transition import Transition, recorded, start_ready, transition
 from domain.errors import CardBusy, ExecutionNotFound, FactsGone, MessageConflict, Unavailable
 from domain.events import RecordedFact
 from domain.execution import Execution, ExecutionStatus
-from domain.step import StepStatus
+from domain.step import Step, StepStatus
+from domain.steps import Steps
 
 Publish = Callable[[Sequence[RecordedFact]], None]
 
@@ -37,6 +38,7 @@ class MemoryExecutions:
         self._held_at: datetime | None = None
         self._dispatcher: Dispatcher | None = None
         self._publish: Publish = lambda facts: None
+        self._watchers: list[Changed] = []
 
     async def open(self, dispatcher: Dispatcher, publish: Publish) -> None:
         self._dispatcher, self._publish = dispatcher, publish
@@ -96,6 +98,9 @@ class MemoryExecutions:
             if execution.uuid == reference:
                 return own(execution)
         raise ExecutionNotFound(reference)
+
+    def watch(self, changed: Changed) -> None:
+        self._watchers.append(changed)
 
     async def list(self, query: Query) -> Sequence[Execution]:
         await self._turn()
@@ -175,6 +180,7 @@ class MemoryExecutions:
         gone = [fact.id for fact in self._facts if fact.execution_id in going]
         self._facts = [fact for fact in self._facts if fact.execution_id not in going]
         self._floor = max([self._floor, *gone])
+        self._tell(going)
         return len(going)
 
     def committed(self, reference: str | int) -> Execution:
@@ -235,6 +241,10 @@ class MemoryExecutions:
                 return execution
         return None
 
+    def _tell(self, execution_ids: Collection[int]) -> None:
+        for changed in self._watchers:
+            changed(execution_ids)
+
     def _commit(self) -> None:
         if self.refuse_commits:
             self.refuse_commits -= 1
@@ -264,6 +274,7 @@ class MemoryExecutions:
         self._last_id = max(self._last_id, stored.id)
         self._facts.extend(facts)
         self._last_fact_id += len(facts)
+        self._tell([stored.id])
         if facts:
             self._publish(deepcopy(facts))
         if moved.admitted:
@@ -277,7 +288,7 @@ def own(execution: Execution, before: Execution | None = None) -> Execution:
     copied.recorded = list(execution.recorded)
     if before is None or execution.data is not before.data:
         copied.data = deepcopy(execution.data)
-    known = {} if before is None else before.steps
+    known: Steps | dict[str, Step] = {} if before is None else before.steps
     for key, step in execution.steps.items():
         holds = step.output is not None or step.params or step.checkpoint is not None
         if holds and known.get(key) is not step:

@@ -55,6 +55,11 @@ beside the type instead of under `data`. A bad one is answered with `error` and 
 the connection; one over {MAX_MESSAGE_BYTES} bytes neither, one over {MAX_FRAME_BYTES} closes
 it with 1009.
 
+Once the server has tokens, who connects shows one (`Authorization: Bearer`); a browser, which
+can't, has a ticket in the address (`POST /api/tickets`). What a client may say is what its role
+may: the others are answered with `not_permitted`. It is closed with 1008 when its token is
+revoked or expires.
+
 Who reconnects with `since`, the `id` of the last event that it has seen, misses nothing and
 sees nothing twice. A client that doesn't take what it is sent is closed with 1013, and comes
 back with `since`. More kinds of messages, and more fields, may come in later versions: what
@@ -116,6 +121,10 @@ def asyncapi(version: str) -> dict[str, Any]:
                                     "enum": ["frontend", "detector"],
                                     "default": "frontend",
                                     "description": "what this client may say",
+                                },
+                                "ticket": {
+                                    "type": "string",
+                                    "description": "in place of a token, for a browser; good once",
                                 },
                                 "since": {
                                     "type": "integer",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from adapters.cli.display import detail, summary
+from adapters.cli.display import describe, detail, summary
 
 
 def said(**data: Any) -> list[str]:
@@ -87,6 +87,66 @@ def test_the_verdict_is_the_last_word_after_the_names() -> None:
     ]
     good = {"words": "Safe to format: ...", "reasons": [], "reason_count": 0}
     assert said(safe_to_format=True, verdict=good) == ["Safe to format: ..."]
+
+
+def test_what_is_on_the_card_is_said_before_it_is_copied() -> None:
+    def told(new: int, known: int, to_hash: int) -> str:
+        data = {
+            "label": "A001",
+            "file_count": new + known + to_hash,
+            "total_bytes": 61_200_000_000,
+            "clip_count": 1 if known == 0 else 5,
+            "intake": {
+                "new": {"files": new, "bytes": 9_700_000_000},
+                "known": {"files": known, "bytes": 1},
+                "to_hash": {"files": to_hash, "bytes": 0},
+            },
+        }
+        return describe({"type": "card:scanned", "data": data})
+
+    assert told(12, 202, 1) == (
+        "A001: 215 files (61.2 GB) in 5 clips; 12 new (9.7 GB), 202 known, 1 to be compared (0 B)"
+    )
+    assert told(1, 0, 0) == "A001: 1 file (61.2 GB) in 1 clip; 1 new (9.7 GB)"
+    assert told(0, 0, 0) == "A001: 0 files (61.2 GB) in 1 clip"
+
+
+def test_what_is_left_out_or_remarkable_is_counted_and_the_first_are_named() -> None:
+    broken = "can't be played: it has no moov box"
+    assert said(
+        copied_files=9,
+        job_id=7,
+        left_out={"junk": 5, "link": 1},
+        excluded_named={"junk": [".DS_Store", ".Trashes", "._a"], "link": ["out"]},
+        exceptions={
+            "total": 9,
+            "remarked": 8,
+            "named": [
+                *({"path": f"{n}.MP4", "kind": "media", "problem": broken} for n in range(8)),
+                {"path": "out", "kind": "link", "problem": "a symbolic link, not followed"},
+            ],
+        },
+    ) == [
+        "9 files (5.0 kB) copied and verified to /lib/job",
+        "5 left on the card: junk (.DS_Store, .Trashes, ._a and 2 more)",
+        "1 left on the card: link (out)",
+        *(f"Remark: {n}.MP4: {broken}" for n in range(5)),
+        "and 3 more remarks: rushes report 7",
+    ]
+
+
+def test_executions_of_older_versions_have_fewer_words_for_it() -> None:
+    named = [{"path": "a.MP4", "kind": "media", "problem": "its name is no UTF-8"}]
+    assert said(copied_files=1, left_out={"junk": 2}, exceptions={"total": 30, "named": named}) == [
+        "1 file (5.0 kB) copied and verified to /lib/job",
+        "2 left on the card: junk",
+        "Remark: a.MP4: its name is no UTF-8",
+    ]
+
+
+def test_a_card_that_was_filled_anew_has_a_note() -> None:
+    note = "this card was filled anew (generation 2): ..."
+    assert said(copied_files=1, card_note=note)[1:] == [f"Note: {note}"]
 
 
 def test_a_card_that_was_not_taken_in_to_the_end_is_not_safe() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from tests.filesystems import unavailable
 
 
 class Mounts:
@@ -29,7 +29,7 @@ class Mounts:
         command = ["mount", "-n", "-t", kind, *options, device, os.fsencode(path)]
         mounted = subprocess.run(command, capture_output=True, check=False)
         if mounted.returncode != 0:
-            pytest.skip("this user may not mount a file system")
+            unavailable("this user may not mount a file system")
         self._mounted.append(os.fsencode(path))
         return path
 

@@ -6,7 +6,9 @@ import os
 import select
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -210,6 +212,95 @@ def test_a_change_of_the_table_is_told(mounts: Mounts) -> None:
     mounts.take("A")
     assert told(30)
     table.close()
+
+
+# -- macOS and Windows, by what psutil has of them -------------------------------------------
+
+
+class Part(NamedTuple):
+    """As psutil's ``sdiskpart``."""
+
+    device: str
+    mountpoint: str
+    fstype: str
+    opts: str
+
+
+MACOS = (
+    Part("/dev/disk3s1s1", "/", "apfs", "ro,local,rootfs,dovolfs,journaled,multilabel"),
+    Part("devfs", "/dev", "devfs", "rw,local,dontbrowse,multilabel"),
+    Part("/dev/disk3s6", "/System/Volumes/VM", "apfs", "rw,noexec,local,dovolfs,dontbrowse"),
+    Part("/dev/disk3s5", "/System/Volumes/Data", "apfs", "rw,local,dovolfs,dontbrowse"),
+    Part("map auto_home", "/System/Volumes/Data/home", "autofs", "rw,dontbrowse,automounted"),
+    Part("com.apple.TimeMachine@/dev/disk5s1", "/Volumes/.timemachine/7/a", "apfs", "ro,local"),
+    Part("//me@nas/Footage", "/Volumes/Footage", "smbfs", "rw,nosuid,nodev"),
+)
+"""As ``mount`` tells it there, with psutil's words for the flags."""
+
+WINDOWS = (
+    Part("C:\\", "C:\\", "NTFS", "rw,fixed"),
+    Part("C:\\", "C:\\Mounted\\Archive\\", "NTFS", "rw"),
+    Part("D:\\", "D:\\", "", "cdrom"),
+    Part("E:\\", "E:\\", "", "removable"),  # a reader's slot with nothing in it
+)
+"""As psutil makes it of GetLogicalDriveStrings, GetDriveType and GetVolumeInformation."""
+
+
+class Polled:
+    """A table that a test changes between two looks."""
+
+    def __init__(self, card_root: str, always: Sequence[Part]) -> None:
+        places = CardPlaces(card_roots=[card_root], watch_roots=[], kept_out=[])
+        self.table = PolledMounts(places, lambda: [*always, *self.cards])
+        self.cards: list[Part] = []
+
+    def look(self, *cards: Part) -> Sequence[Mount]:
+        self.cards = list(cards)
+        return self.table.mounts()
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        Part("/dev/disk4s1", "/Volumes/GOPRO-A", "exfat", "rw,nosuid,local,noowners,noatime"),
+        Part("/dev/disk4s1", "/Volumes/NO NAME 1", "msdos", "rw,nosuid,local,noowners"),
+        Part("/dev/disk4s1", "/Volumes/LOCKED", "exfat", "ro,nosuid,local,noowners"),
+        Part("msdos://disk4s1/EOS_DIGITAL", "/Volumes/EOS_DIGITAL", "msdos", "rw,nosuid,fskit"),
+        Part("/dev/disk6s2", "/Volumes/A001R2EC", "hfs", "rw,nosuid,local,journaled"),
+        Part("/dev/disk6s1", "/Volumes/AVID", "udf", "ro,nosuid,local"),
+    ],
+    ids=lambda card: str(card.mountpoint),
+)
+def test_on_macos_a_card_is_what_comes_below_volumes(card: Part) -> None:
+    polled = Polled("/Volumes", MACOS)
+    assert polled.look() == []
+    (mount,) = polled.look(card)
+    assert (mount.path, mount.device) == (card.mountpoint, card.device)
+    assert (mount.fs_type, mount.number) == (card.fstype, None)
+    assert polled.look(card) == [mount]
+    assert polled.look() == []
+    (again,) = polled.look(card)
+    assert again.key != mount.key
+
+
+def test_on_windows_a_card_is_what_comes_into_a_removable_drive() -> None:
+    polled = Polled("D:\\cards", WINDOWS)
+    assert polled.look() == [], "an empty slot was taken for a card"
+    slot = WINDOWS[-1]
+    locked = Part("F:\\", "F:\\", "FAT32", "ro,removable")
+    packed = Part("G:\\", "G:\\", "NTFS", "rw,compressed,removable")
+    (first,) = polled.look(slot._replace(fstype="exFAT", opts="rw,removable"))
+    assert (first.path, first.fs_type) == ("E:\\", "exfat")
+    assert [mount.path for mount in polled.look(locked, packed)] == ["F:\\", "G:\\"]
+    (second,) = polled.look(slot._replace(fstype="exFAT", opts="rw,removable"))
+    assert second.key != first.key
+
+
+def test_on_windows_another_file_system_in_the_same_slot_is_another_card() -> None:
+    polled = Polled("D:\\cards", WINDOWS)
+    (first,) = polled.look(Part("E:\\", "E:\\", "exFAT", "rw,removable"))
+    (second,) = polled.look(Part("E:\\", "E:\\", "FAT32", "rw,removable"))
+    assert second.key != first.key
 
 
 def test_the_room_needs_nothing_that_windows_lacks() -> None:

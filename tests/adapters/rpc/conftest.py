@@ -10,7 +10,9 @@ from typing import Any
 import pytest_asyncio
 from grpc import aio
 
+from adapters.audit import Audit
 from adapters.dispatch.local import LocalDispatcher
+from adapters.limits import Rates
 from adapters.persistence.database import Database
 from adapters.persistence.executions import SqlExecutions
 from adapters.rpc.pb import pipeline_pb2 as pb
@@ -33,6 +35,7 @@ from application.status import Status
 from application.step_runner import StepRunner
 from application.trigger import Trigger
 from domain.errors import InvalidPath
+from tests.fakes.access import unlocked
 
 PATIENCE_S = 10.0
 """No test waits this long unless something is wrong."""
@@ -100,8 +103,15 @@ class House:
         self.executions = SqlExecutions(self.database)
         self.feed = WatchedFeed(self.executions, self.clock)
         board = ProgressBoard(self.feed, self.clock, self.threads)
+        self.dispatcher = LocalDispatcher({"default": 8})
+        self.hold = Hold(executions=self.executions, dispatcher=self.dispatcher, clock=self.clock)
+        self.status = Status(executions=self.executions, progress=board, hold=self.hold)
         self.advance = Advance(
-            executions=self.executions, clock=self.clock, chance=SystemChance(), progress=board
+            executions=self.executions,
+            clock=self.clock,
+            chance=SystemChance(),
+            progress=board,
+            status=self.status,
         )
         self.catalogue = Catalogue(self._pipelines(), pools=["default"])
         self.runner = StepRunner(
@@ -111,8 +121,6 @@ class House:
             clock=self.clock,
             threads=self.threads,
         )
-        self.dispatcher = LocalDispatcher({"default": 8})
-        self.hold = Hold(executions=self.executions, dispatcher=self.dispatcher, clock=self.clock)
         self.trigger = Trigger(
             catalogue=self.catalogue,
             executions=self.executions,
@@ -123,22 +131,23 @@ class House:
             hold=self.hold,
             library="/library",
         )
-        self.status = Status(executions=self.executions, progress=board, hold=self.hold)
-        self.retry = Retry(executions=self.executions, clock=self.clock)
+        self.retry = Retry(executions=self.executions, clock=self.clock, status=self.status)
         self.cancel = Cancel(
             executions=self.executions,
             dispatcher=self.dispatcher,
             clock=self.clock,
             progress=board,
+            status=self.status,
         )
-        self.pause = Pause(executions=self.executions, clock=self.clock)
-        self.settle = Settle(executions=self.executions, clock=self.clock)
+        self.pause = Pause(executions=self.executions, clock=self.clock, status=self.status)
+        self.settle = Settle(executions=self.executions, clock=self.clock, status=self.status)
         self.rerun = Rerun(
             executions=self.executions, clock=self.clock, ids=Uuid7(), hold=self.hold
         )
         self.claims = Claims(
             executions=self.executions, clock=self.clock, feed=self.feed, hold=self.hold
         )
+        self.access = unlocked(self.clock, owner_key="owner's")
         self.server = self.another_server()
 
     def another_server(self, **instead: Any) -> RpcServer:
@@ -155,6 +164,9 @@ class House:
             "claims": self.claims,
             "advance": self.advance,
             "feed": self.feed,
+            "access": self.access,
+            "audit": Audit(self.clock),
+            "rates": Rates(0, self.access, self.clock),
         }
         return RpcServer(**(use_cases | instead))
 

@@ -88,7 +88,7 @@ async def test_every_refusal_has_its_reason(house: House, kind: type[errors.Rush
 
 async def refused_by(house: House, error: BaseException) -> Any:
     class Raising:
-        async def get(self, reference: object) -> None:
+        async def encoded(self, reference: object, encode: object) -> None:
             raise error
 
     server = house.another_server(status=Raising())

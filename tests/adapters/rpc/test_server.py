@@ -34,6 +34,9 @@ class Raising:
     async def get(self, reference: object) -> NoReturn:
         raise self.error
 
+    async def encoded(self, reference: object, encode: object) -> NoReturn:
+        raise self.error
+
 
 def made(kind: type[errors.RushesError], text: str) -> errors.RushesError:
     error = kind.__new__(kind)
@@ -287,10 +290,10 @@ async def test_a_call_under_way_may_finish_while_the_server_stops(house: House) 
     asked, answer = asyncio.Event(), asyncio.Event()
 
     class SlowStatus:
-        async def get(self, reference: str | int) -> Any:
+        async def encoded(self, reference: str | int, encode: Any) -> bytes:
             asked.set()
             await answer.wait()
-            return await house.status.get(reference)
+            return await house.status.encoded(reference, encode)
 
     started = await house.start("film")
     server = house.another_server(status=SlowStatus())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,12 +13,16 @@ from typing import Any
 
 import pytest
 
+from adapters.steps import parts
 from adapters.steps.cards import FsCards
 from adapters.steps.copy_files import CopyFiles
+from adapters.steps.copying import SMALL_BYTES
 from adapters.steps.create_job import CreateJob
 from adapters.steps.scan_sd import ScanSd
 from application.authoring import StepContext
 from application.ports import AttemptRef
+from domain.errors import InvalidInput
+from domain.places import DEFAULT_LAYOUT
 from tests.fakes.footage import MemoryCardFiles, MemoryJobs, MemoryLedger
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -24,11 +30,16 @@ MTIME_NS = 1_700_000_000_123_456_789
 
 
 class NoonClock:
+    """Always noon; and a second more at every look at the stop-watch."""
+
+    _seconds = 0.0
+
     def now(self) -> datetime:
         return NOON
 
     def monotonic(self) -> float:
-        return 0.0
+        self._seconds += 1
+        return self._seconds
 
     async def sleep(self, seconds: float) -> None:
         raise AssertionError("nothing sleeps in tests")
@@ -44,6 +55,7 @@ class Rig:
         self.library = folder / "library"
         self.further: list[Path] = []
         self.again = False
+        self.layout = DEFAULT_LAYOUT
         self.settings: dict[str, Any] = {}
         self.live: set[AttemptRef] = set()
         self.busy: set[int] = set()
@@ -58,8 +70,16 @@ class Rig:
         self.ledger = MemoryLedger(self.live.__contains__)
         self.cards = FsCards([str(self.mounts)])
         self.waits: list[float] = []
+        self.checkpoints: list[dict[str, Any]] = []
         self.reports: list[tuple[float, dict[str, Any]]] = []
         self.stopping: Callable[[], bool] = lambda: False
+        self.pausing: Callable[[], bool] = lambda: False
+        self.on_rest: Callable[[], object] = lambda: None
+        self.given_back = 0
+        self.spawned: dict[str, Any] = {}
+        self.most_spawned = 10_000
+        self.on_spawn: Callable[[str], object] = lambda key: None
+        self._rests_until = 0.0
         self.on_report: Callable[[float, dict[str, Any]], None] = lambda fraction, detail: None
         self._attempts = 0
 
@@ -101,10 +121,34 @@ class Rig:
     def told(self) -> bool:
         return self.stopping()
 
-    def wait(self, make: Any) -> None:
-        raise AssertionError("these steps spawn nothing and leave no checkpoint")
+    def paused(self) -> bool:
+        return self.pausing()
 
-    leave = spawn = wait
+    def rest(self) -> None:
+        self._rests_until = self._rests_until or time.monotonic() + 20
+        assert time.monotonic() < self._rests_until, "nobody ends the pause"
+        os.sched_yield()
+        self.on_rest()
+
+    def give_back(self) -> None:
+        self.given_back += 1
+
+    def wait(self, make: Any) -> None:
+        make()
+
+    def leave(self, checkpoint: Any) -> Any:
+        self.checkpoints.append(json.loads(json.dumps(checkpoint)))
+
+    def spawn(
+        self, name: str, parameter: str, params: Any, depends_on: object, after: object
+    ) -> Any:
+        """As the engine does: the same again changes nothing, and there is an end to it."""
+        key = f"{name}:{parameter}"
+        if key not in self.spawned and len(self.spawned) == self.most_spawned:
+            raise InvalidInput(f"an execution has at most {self.most_spawned} steps")
+        if self.spawned.setdefault(key, params) != params:
+            raise InvalidInput(f"step {key} is there already, with other params")
+        self.on_spawn(key)
 
     # -- the steps -------------------------------------------------------------------
 
@@ -118,12 +162,16 @@ class Rig:
         if self.again:
             data["again"] = True
         self.libraries[execution_id] = str(self.library)
-        step = ScanSd(self.cards, self.card_files, NoonClock(), wait=self.waits.append)
-        return data | step(self.context("scan_sd", execution_id, data))
+        return data | self.scanner()(self.context("scan_sd", execution_id, data))
+
+    def scanner(self, wait: Callable[[float], None] | None = None) -> ScanSd:
+        ports = (self.cards, self.card_files, self.jobs, self.ledger, NoonClock())
+        return ScanSd(*ports, str(self.library), wait=wait or self.waits.append)
 
     def create_job(self, execution_id: int, data: dict[str, Any]) -> dict[str, Any]:
         context = self.context("create_job", execution_id, data)
-        return data | CreateJob(self.jobs, NoonClock(), str(self.library))(context)
+        step = CreateJob(self.jobs, NoonClock(), str(self.library), self.layout)
+        return data | step(context)
 
     def copy(self, execution_id: int, data: dict[str, Any]) -> dict[str, Any]:
         step = CopyFiles(
@@ -184,3 +232,26 @@ def snapshot(folder: Path) -> dict[bytes, dict[str, Any]]:
 @pytest.fixture
 def rig(tmp_path: Path) -> Rig:
     return Rig(tmp_path)
+
+
+@pytest.fixture
+def resuming(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "RESUME_BYTES", SMALL_BYTES)
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Bytes that were written, by the part's final name."""
+    counts: dict[str, int] = {}
+    real = os.write
+
+    def write(fd: int, data: Any) -> int:
+        count = real(fd, data)
+        place = os.readlink(f"/proc/self/fd/{fd}")
+        if place.endswith(".part"):
+            name = f"{Path(place).parents[1].name}/{Path(place).name.split('.')[0]}"
+            counts[name] = counts.get(name, 0) + count
+        return count
+
+    monkeypatch.setattr(os, "write", write)
+    return counts

@@ -13,6 +13,7 @@ from adapters.steps.write_report import WriteReport
 from application.authoring import StepContext
 from application.report import Report
 from tests.adapters.steps.conftest import NoonClock, Rig
+from tests.cards import files_below
 
 CREATOR = Creator("cart-1", "Rushes", "0.1.0")
 
@@ -53,6 +54,10 @@ class Finishing(Rig):
         """A card, from the scan to the report."""
         data = self.manifest(self.copied(execution_id), execution_id)
         return self.report(self.judge(data, execution_id), execution_id)
+
+    def arrived_footage(self) -> list[bytes]:
+        """What came from cards: manifests and reports aside."""
+        return list(files_below(self.library).values())
 
     def arrived_as(self, path: str) -> str:
         return os.path.join(self.job, path)

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from adapters.steps import copy_files
+from adapters.steps import copy_destinations, copy_files, copy_stock
 from adapters.steps.cards import FsCards, OpenCard
-from adapters.steps.copying import BUFFER_BYTES, SMALL_BYTES, Copier, Part
+from adapters.steps.copying import BUFFER_BYTES, SMALL_BYTES, Copier
 from adapters.steps.faults import (
     AnotherCard,
     CardLost,
@@ -26,12 +26,14 @@ from adapters.steps.faults import (
 )
 from adapters.steps.library import Folder
 from adapters.steps.mhl.documents import Creator
+from adapters.steps.parts import Part
 from adapters.steps.sd_ingest import sd_ingest
 from application.authoring import Interrupted, StepContext
 from application.report import Report
 from domain.errors import AttemptOver
 from domain.footage import Card, JobStatus
 from tests.adapters.steps.conftest import MTIME_NS, NOON, NoonClock, Rig
+from tests.fakes.executions import MemoryExecutions
 
 PART = ".0123abcd.part"
 
@@ -141,8 +143,9 @@ def test_the_same_card_again_brings_only_what_is_new(
         opened.append(path)
         return real(self, path)
 
+    data = rig.ready(2)
     monkeypatch.setattr(OpenCard, "open_file", open_file)
-    output = rig.ingest(2)
+    output = rig.copy(2, data)
     assert (output["copied_files"], output["known_files"]) == (1, 4)
     assert opened == [b"DCIM/100GOPRO/GX010099.MP4"]
     wanted[b"2026-11-22_A001-2/DCIM/100GOPRO/GX010099.MP4"] = b"new footage"
@@ -477,7 +480,8 @@ def test_two_cards_with_the_same_names_both_arrive(rig: Rig, volume: Callable[[s
 @pytest.mark.parametrize(
     ("shift_s", "content", "copied"),
     [
-        (2, b"OTHER", 0),  # within what FAT rounds: believed without reading
+        (2, b"clip!", 0),  # within what FAT rounds
+        (2, b"OTHER", 1),  # the same, but the smallest recording is always read
         (3_600, b"clip!", 0),  # a journey: read, and the same
         (3_600, b"OTHER", 1),  # read, and another one
         (60, b"clip!", 0),
@@ -533,7 +537,7 @@ def test_a_card_lost_on_the_way_says_how_far_it_came_and_a_retry_goes_on(
     pulled = rig.mounts / "pulled"
 
     def pull(fraction: float, detail: dict[str, Any]) -> None:
-        if detail["files_done"] == 2 and rig.card.exists():
+        if detail["file"] == "2.mp4" and rig.card.exists():
             for number in range(4):
                 (rig.card / f"{number}.mp4").unlink()
             rig.card.rename(pulled)
@@ -541,7 +545,7 @@ def test_a_card_lost_on_the_way_says_how_far_it_came_and_a_retry_goes_on(
     rig.on_report = pull
     with pytest.raises(CardLost, match=r"card lost: .* 3 of 4 files are in the library.*retry"):
         rig.copy(1, data)
-    assert len(rig.arrived()) == 3  # the third was read before the second was certain
+    assert len(rig.arrived()) == 3
     assert rig.jobs.get(1).status is JobStatus.CREATED
 
     rig.on_report = lambda fraction, detail: None
@@ -663,7 +667,7 @@ def test_what_is_there_already_is_never_overwritten_and_the_file_gets_another_na
 def test_a_name_that_others_have_in_all_its_numbers_fails_only_its_file(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copy_files, "MAX_OWN_NAMES", 2)
+    monkeypatch.setattr(copy_destinations, "MAX_OWN_NAMES", 2)
     rig.put("clip.mp4")
     rig.put("good.mp4")
     data = rig.ready()
@@ -797,7 +801,7 @@ def test_a_stop_leaves_nothing_half_and_the_next_attempt_goes_on(
     rig.put("big.mp4", b"b" * (BUFFER_BYTES * 3))
     wanted[b"2026-11-22_A001/big.mp4"] = b"b" * (BUFFER_BYTES * 3)
     data = rig.ready()
-    for stop_at in (1, 3, 8, 12, 15, 18):
+    for stop_at in (1, 3, 6, 8, 10, 12):
         looks = iter(range(1_000))
         rig.stopping = lambda stop_at=stop_at, looks=looks: next(looks) >= stop_at  # type: ignore[misc]
         with pytest.raises(Interrupted):
@@ -820,22 +824,22 @@ def test_an_attempt_that_is_over_records_nothing(rig: Rig) -> None:
 
 
 class TurnsAByte(Copier):
-    def _sync(self, folder: Folder, parts: Sequence[Part]) -> None:
-        super()._sync(folder, parts)
+    def _sync(self, parts: Sequence[Part]) -> None:
+        super()._sync(parts)
         for part in parts:
-            place = Path(folder.text) / os.fsdecode(part.name)
+            place = Path(part.folder.text) / os.fsdecode(part.name)
             place.write_bytes(b"?" + place.read_bytes()[1:])
 
 
 class TurnsOneByte(TurnsAByte):
     turned = False
 
-    def _sync(self, folder: Folder, parts: Sequence[Part]) -> None:
+    def _sync(self, parts: Sequence[Part]) -> None:
         if self.turned:
-            Copier._sync(self, folder, parts)
+            Copier._sync(self, parts)
         else:
             self.turned = True
-            super()._sync(folder, parts)
+            super()._sync(parts)
 
 
 def test_a_library_that_turns_bytes_stops_the_copy_and_is_named(
@@ -888,7 +892,7 @@ def test_a_library_that_fills_up_on_the_way_says_so_and_keeps_no_part(
         rig.put(f"{number}.mp4", b"%d" % number * SMALL_BYTES)
 
     def fill(fraction: float, detail: dict[str, Any]) -> None:
-        if detail["files_done"] == 1:
+        if detail["file"] == "2.mp4":
             with pytest.raises(OSError):
                 (small_library / "fill").write_bytes(bytes(4 << 20))
             rig.on_report = lambda fraction, detail: None
@@ -948,6 +952,7 @@ def test_an_inventory_of_many_pages_is_worked_off_whole(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copy_files, "PAGE_FILES", 2)
+    monkeypatch.setattr(copy_stock, "PAGE_FILES", 2)
     wanted = shoot(rig)
     rig.put("odd.one")
     assert rig.ingest()["copied_files"] == len(wanted) + 1
@@ -957,8 +962,9 @@ def test_an_inventory_of_many_pages_is_worked_off_whole(
 def test_many_small_files_go_in_batches_with_one_ledger_call_each(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(copy_files, "BATCH_FILES", 64)
     for number in range(150):
-        rig.put(f"DCIM/{number:03}.thm", b"%d" % number)
+        rig.put(f"DCIM/{number % 7}/{number:03}.thm", b"%d" % number)
     sizes: list[int] = []
     real = rig.ledger.record
 
@@ -990,6 +996,7 @@ def test_the_pipeline_has_the_steps_by_name(rig: Rig) -> None:
         jobs=rig.jobs,
         ledger=rig.ledger,
         clock=NoonClock(),
+        executions=MemoryExecutions(),
         library=str(rig.library),
         report=Report(rig.jobs, rig.card_files, rig.ledger),
         creator=Creator("cart-1", "Rushes", "0.1.0"),

@@ -4,9 +4,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from adapters.steps.create_job import MAX_NAME_BYTES, CreateJob, job_name
+from adapters.steps.create_job import CreateJob
 from domain.errors import AttemptOver
+from domain.places import DEFAULT_LAYOUT, MAX_COMPONENT_BYTES, Template, job_values
 from tests.adapters.steps.conftest import NOON, NoonClock, Rig
+
+
+def named(now: datetime, label: str) -> str:
+    return Template.parse(DEFAULT_LAYOUT).job_name(job_values(now, label, ()))
 
 
 @pytest.mark.parametrize(
@@ -30,13 +35,13 @@ from tests.adapters.steps.conftest import NOON, NoonClock, Rig
     ],
 )
 def test_a_label_becomes_one_safe_component(label: str, name: str) -> None:
-    assert job_name(NOON, label) == f"2026-11-22_{name}"
+    assert named(NOON, label) == f"2026-11-22_{name}"
 
 
 def test_a_long_label_is_cut_between_characters() -> None:
     for label in ("x" * 300, "é" * 300, "." + "語" * 300, "x" * 88 + "." + "y" * 50):
-        name = job_name(datetime(2026, 1, 2, 12, tzinfo=UTC), label)
-        assert MAX_NAME_BYTES - 3 < len(name.encode()) <= MAX_NAME_BYTES
+        name = named(datetime(2026, 1, 2, 12, tzinfo=UTC), label)
+        assert MAX_COMPONENT_BYTES - 3 < len(name.encode()) <= MAX_COMPONENT_BYTES
         assert not name.endswith(".")
 
 
@@ -44,7 +49,8 @@ def test_the_job_carries_the_scan_s_card_and_counts(rig: Rig) -> None:
     rig.put("clip.mp4", b"12345")
     context = rig.context("create_job", 1, rig.scan())
     output = CreateJob(rig.jobs, NoonClock(), str(rig.library))(context)
-    assert output == {"job_id": 1, "job_name": "2026-11-22_A001"}
+    assert (output["job_id"], output["job_name"]) == (1, "2026-11-22_A001")
+    assert output["layout"]["files"] == "{path}"
     assert context.job_id == 1
     job = rig.jobs.get(1)
     assert (job.file_count, job.total_bytes) == (1, 5)

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from adapters.steps import kernel
 from adapters.steps.cards import FsCards
 from adapters.steps.faults import CardLost, CardNotThere, FilesMissing, LibraryFault, OffloadFault
 from domain.footage import FileKind, shown
@@ -116,6 +117,23 @@ def test_a_card_of_every_file_system_comes_over_whole_and_stays_as_it_is(
         again = rig.ingest(2)
         assert again["copied_files"] == 0
         assert again["known_files"] == len(footage)
+
+
+def test_a_driver_in_user_space_is_asked_for_one_thing_at_a_time(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead: list[str] = []
+    monkeypatch.setattr(
+        kernel,
+        "read_ahead",
+        lambda fd, size_bytes: ahead.append(os.readlink(f"/proc/self/fd/{fd}")),
+    )
+    with mounted(FAT32, rig.card) as card:
+        footage = fill(card.folder)
+        rig.ingest()
+        account(rig, footage)
+        assert ahead, "the copies on a disk of the system's own are read ahead"
+        assert not [path for path in ahead if path.startswith(f"{card.folder}/")]
 
 
 def untouched(folder: Path) -> dict[bytes, Any]:
@@ -304,30 +322,14 @@ def test_a_card_pulled_and_put_in_elsewhere_is_gone_on_with(
 # -- libraries ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [EXT4, TMPFS, NTFS_IGNORING_CASE], ids=lambda kind: kind.name)
-def test_a_library_on_every_file_system_that_can_publish_holds_the_card(
-    rig: Rig, kind: FileSystem
-) -> None:
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.name)
+def test_a_library_on_every_file_system_holds_the_card(rig: Rig, kind: FileSystem) -> None:
     footage = fill_big(rig.card) | fill(rig.card)
     with mounted(kind, rig.library, 80_000_000):
         output = rig.ingest()
         assert output["verified"] == len(footage)
         account(rig, footage)
         assert rig.ingest(2)["known_files"] == len(footage)
-
-
-@pytest.mark.parametrize("kind", [EXFAT, FAT32], ids=lambda kind: kind.name)
-def test_a_library_that_could_overwrite_is_refused_and_nothing_stays_there(
-    rig: Rig, kind: FileSystem
-) -> None:
-    """These drivers can neither rename without replacing nor make links; the kernel's can."""
-    footage = fill(rig.card)
-    with mounted(kind, rig.library):
-        with pytest.raises(LibraryFault, match="neither rename without replacing nor") as refused:
-            rig.ingest()
-        assert str(rig.library) in str(refused.value)
-        account(rig, footage, refused.value)
-        assert os.listdir(rig.library) == []
 
 
 def test_names_that_differ_only_in_case_never_replace_one_another(rig: Rig) -> None:
@@ -345,11 +347,13 @@ def test_names_that_differ_only_in_case_never_replace_one_another(rig: Rig) -> N
         account(rig, footage, fault)
 
 
-@pytest.mark.parametrize("kind", [EXT4, NTFS_IGNORING_CASE], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind", [EXT4, NTFS_IGNORING_CASE, EXFAT, FAT32], ids=lambda kind: kind.name
+)
 def test_what_comes_under_the_final_name_meanwhile_is_not_replaced(
     rig: Rig, kind: FileSystem
 ) -> None:
-    """The one publishes by a rename with a flag, the other by a hard link."""
+    """By a rename with a flag, by a hard link, and by taking the name with an empty file."""
     footage = fill_big(rig.card)
     with mounted(kind, rig.library, 80_000_000):
         data = rig.ready()
@@ -498,6 +502,27 @@ def test_a_card_that_is_pulled_and_put_in_again_is_gone_on_with(rig: Rig, tmp_pa
         account(rig, footage, lost.value)
     with faulty_card(tmp_path / "behind", rig.card):
         rig.copy(1, data)
+        account(rig, footage)
+
+
+def test_a_card_pulled_while_it_is_scanned_is_lost_and_scanned_whole_once_it_is_back(
+    rig: Rig, tmp_path: Path
+) -> None:
+    with faulty_card(tmp_path / "behind", rig.card) as card:
+        footage = fill(card.behind)
+        card.set(Fault("readdir", "DCIM/100GOPRO", HOLD))
+
+        def pull() -> None:
+            card.wait_until_held()
+            card.pull()
+
+        hand = threading.Thread(target=pull)
+        hand.start()
+        with pytest.raises(CardLost, match="card lost"):
+            rig.scan()
+        hand.join()
+    with faulty_card(tmp_path / "behind", rig.card):
+        assert rig.ingest()["copied_files"] == len(footage)
         account(rig, footage)
 
 

@@ -367,7 +367,10 @@ def test_of_very_many_reasons_the_output_names_some_and_the_job_a_thousand(
     stored = rig.jobs.get(1).verdict
     assert stored is not None
     assert (len(stored["reasons"]), stored["reason_count"]) == (1_000, 1_100)
-    assert told["words"].endswith("1100 of 1100 files not standing verified on 1 destination")
+    assert told["words"].endswith(
+        "1100 of 1100 files not standing verified on 1 destination "
+        "(clips/0000.LRV, clips/0001.LRV, clips/0002.LRV and 1097 more)"
+    )
 
 
 def test_nothing_is_left_open(rig: Finishing, shot: dict[str, Any]) -> None:

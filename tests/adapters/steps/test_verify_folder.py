@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,17 @@ from typing import Any
 import pytest
 
 from adapters.steps import kernel
+from adapters.steps import verify_folder as verify_module
 from adapters.steps.faults import LibraryFault
 from adapters.steps.mhl.documents import Action, Creator
 from adapters.steps.verify_folder import VerifyFolder, verify_folder
 from application.authoring import Interrupted, PermanentError
+from domain.errors import InvalidInput
 from tests.adapters.steps.conftest import NoonClock, Rig, snapshot
+from tests.adapters.steps.dying import dies
 from tests.adapters.steps.mhl.conftest import Reference, Shelf
 
 CREATOR = Creator("cart-1", "Rushes", "0.1.0")
-ROOT = Path(__file__).parents[3]
 LARGE = 9 * 1024 * 1024
 Verify = Callable[..., dict[str, Any]]
 
@@ -586,35 +588,14 @@ def test_a_part_that_a_killed_repair_left_is_removed(
     ]
 
 
-DIES = """
-import os, signal, sys
-from adapters.steps import kernel
-from adapters.steps.mhl.documents import Creator
-from adapters.steps.verify_folder import VerifyFolder
-from pathlib import Path
-from tests.adapters.steps.conftest import NoonClock, Rig
-
-place, point = Path(sys.argv[1]), int(sys.argv[2])
-rig = Rig(place / "rig")
-step = VerifyFolder(NoonClock(), [str(place)], [], Creator("cart-1", "Rushes", "0.1.0"))
-data = {"folder": str(place / "shelf"), "repair_from": str(place / "other")}
-context = rig.context("verify_files", 1, data)
-left = point
-
-def mortal(act):
-    def acts(*arguments, **named):
-        global left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return act(*arguments, **named)
-    return acts
-
-for owner, name in ((os, "write"), (os, "utime"), (os, "unlink"), (kernel, "sync_file"),
-                    (kernel, "sync_folder"), (kernel, "rename_without_replacing")):
-    setattr(owner, name, mortal(getattr(owner, name)))
-assert step(context)["intact"]
-"""
+CALLS = (
+    (os, "write"),
+    (os, "utime"),
+    (os, "unlink"),
+    (kernel, "sync_file"),
+    (kernel, "sync_folder"),
+    (kernel, "rename_without_replacing"),
+)
 
 
 def test_killed_at_any_point_of_a_repair_the_next_one_mends_the_rest(
@@ -625,15 +606,7 @@ def test_killed_at_any_point_of_a_repair_the_next_one_mends_the_rest(
     for point in range(1, 100):
         bad = flip(full.root / "A/large.mov", point)
         (full.root / "A/small.mov").unlink()
-        process = subprocess.run(
-            [sys.executable, "-c", DIES, str(tmp_path), str(point)],
-            env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        shutil.rmtree(tmp_path / "rig")
-        assert process.returncode in (0, -signal.SIGKILL), process.stderr
+        is_dead = dies(lambda: verify(full, repair_from=str(other.root)), point, CALLS)
         for path, content in good.items():
             if (full.root / path).exists():
                 assert (full.root / path).read_bytes() in (content, bad)
@@ -644,7 +617,7 @@ def test_killed_at_any_point_of_a_repair_the_next_one_mends_the_rest(
         assert len(names) == 3, f"parts are left: {names}"
         assert [(full.root / "A" / name).read_bytes() for name in asides] == [bad]
         (full.root / "A" / asides[0]).unlink()
-        if process.returncode == 0:
+        if not is_dead:
             break
         died += 1
     assert died > 10, "it didn't die at all the points that there are"
@@ -655,3 +628,237 @@ def test_the_pipeline_has_one_step_among_the_copies() -> None:
     (spec,) = pipeline.definition.steps
     assert (pipeline.type, spec.name, spec.pool) == ("verify_folder", "verify_files", "copy")
     assert not pipeline.card
+
+
+# -- going on ------------------------------------------------------------------------
+
+
+class Cart:
+    """Verifies a folder again and again, as one execution's attempts would."""
+
+    def __init__(self, rig: Rig, tmp_path: Path, shelf: Shelf) -> None:
+        self.rig = rig
+        self.shelf = shelf
+        self.roots = [str(tmp_path)]
+        self.data: dict[str, Any] = {"folder": str(shelf.root)}
+
+    def attempt(self) -> dict[str, Any]:
+        context = self.rig.context("verify_files", 1, dict(self.data))
+        context.checkpoint = self.rig.checkpoints[-1] if self.rig.checkpoints else None
+        self.rig.reports.clear()
+        step = VerifyFolder(NoonClock(), self.roots, [], CREATOR)
+        return step(context)
+
+    def killed_at(self, name: str) -> None:
+        """When this file's first byte has been read."""
+        self.rig.stopping = lambda: (
+            bool(self.rig.reports) and (self.rig.reports[-1][1]["file"] == name)
+        )
+        with pytest.raises(Interrupted):
+            self.attempt()
+        self.rig.stopping = lambda: False
+
+    def read(self) -> set[str]:
+        """The files of which the last attempt has read bytes."""
+        told = Counter(detail["file"] for _, detail in self.rig.reports)
+        return {name for name, times in told.items() if times > 1}
+
+
+@pytest.fixture
+def cart(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cart:
+    """A shelf of four files that takes two looks at the stop-watch each to be noted."""
+    monkeypatch.setattr(verify_module, "NOTE_EVERY_S", 1.0)
+    shelf = Shelf(tmp_path / "shelf")
+    shelf.add_new("A/1.mov", "A/2.mov", "A/3.mov", "A/4.mov")
+    return Cart(rig, tmp_path, shelf)
+
+
+def test_after_a_crash_it_goes_on_and_says_what_it_would_have_said(cart: Cart) -> None:
+    shelf = cart.shelf.root
+    (shelf / "A/1.mov").write_bytes(b"footage of A/1.mow")
+    whole = cart.attempt()
+    cart.rig.checkpoints.clear()
+    cart.killed_at("A/3.mov")
+    assert cart.rig.checkpoints[-1]["files"] == 2
+    assert cart.attempt() == whole
+    assert cart.read() == {"A/1.mov", "A/3.mov", "A/4.mov"}  # what was bad is read again
+
+
+def test_what_was_read_before_is_read_again_if_it_isnt_there_as_it_was(cart: Cart) -> None:
+    shelf = cart.shelf.root
+    cart.killed_at("A/4.mov")
+    (shelf / "A/1.mov").unlink()
+    (shelf / "A/2.mov").write_bytes(b"longer than it was, by far")
+    output = cart.attempt()
+    assert found(output) == {"A/1.mov": "missing", "A/2.mov": "changed"}
+    assert output["good_files"] == 2
+
+
+def test_other_manifests_than_those_it_began_with_make_it_begin_anew(cart: Cart) -> None:
+    cart.killed_at("A/4.mov")
+    cart.shelf.add_new("A/0.mov")
+    assert cart.attempt()["good_files"] == 5
+    assert len(cart.read()) == 5
+
+
+def test_a_disk_that_went_away_leaves_no_word_of_files_that_are_missing(cart: Cart) -> None:
+    shelf = cart.shelf.root
+    away = shelf.with_name("away")
+
+    def pull(fraction: float, detail: dict[str, Any]) -> None:
+        if detail["file"] == "A/3.mov":
+            shelf.rename(away)
+            shutil.move(away / "A", away / "B")
+            cart.rig.on_report = lambda fraction, detail: None
+
+    cart.rig.on_report = pull
+    with pytest.raises(LibraryFault, match="is gone"):
+        cart.attempt()
+    shutil.move(away / "B", away / "A")
+    away.rename(shelf)
+    assert all(not each["again"] for each in cart.rig.checkpoints)
+    assert cart.attempt()["intact"] is True
+
+
+def test_several_folders_are_gone_on_with_and_sealed_once_each(
+    cart: Cart, tmp_path: Path, reference: Reference
+) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    for day in ("one", "two"):
+        Shelf(library / day).add_new("a.mov", "b.mov", "c.mov")
+    (library / "one" / "b.mov").write_bytes(b"footage of b.mow")
+    cart.data = {"folder": str(library), "write": True}
+    cart.killed_at("one/c.mov")
+    cart.killed_at("two/b.mov")
+    output = cart.attempt()
+    assert found(output) == {"one/b.mov": "changed"}
+    assert output["good_files"] == 5
+    assert len(output["written"]) == 2
+    for day in ("one", "two"):
+        assert len(list((library / day / "ascmhl").glob("*.mhl"))) == 2
+    verified = reference("ascmhl-debug", "verify", library / "two")
+    assert verified.returncode == 0, verified.stdout
+    sealed = (library / "one/ascmhl").glob("0002*.mhl")
+    text = next(sealed).read_text()
+    assert text.count('action="verified"') == 2
+    assert text.count('action="failed"') == 1
+
+
+def test_what_was_repaired_before_a_crash_is_still_told_of(cart: Cart, tmp_path: Path) -> None:
+    shelf, other = cart.shelf.root, Shelf(tmp_path / "other")
+    other.put("A/1.mov", (shelf / "A/1.mov").read_bytes())
+    (shelf / "A/1.mov").write_bytes(b"footage of A/1.mow")
+    cart.data["repair_from"] = str(other.root)
+    cart.killed_at("A/3.mov")
+    output = cart.attempt()
+    assert (output["intact"], output["repaired_files"], output["good_files"]) == (True, 1, 3)
+    assert len(output["put_aside"]) == 1
+
+
+def test_a_folder_with_too_much_damage_leaves_no_endless_checkpoint(
+    cart: Cart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify_module, "MAX_NOTED", 1)
+    for number in (1, 2, 3):
+        (cart.shelf.root / f"A/{number}.mov").unlink()
+    cart.killed_at("A/4.mov")
+    assert max(len(each["again"]) for each in cart.rig.checkpoints) == 1
+    assert cart.attempt()["bad_files"] == 3
+
+
+def test_the_rate_and_the_time_left_are_told(cart: Cart) -> None:
+    shelf = cart.shelf.root
+    cart.rig.stopping = lambda: False
+    (shelf / "A/1.mov").write_bytes(b"x")
+    cart.attempt()
+    told = [detail for _, detail in cart.rig.reports if "bytes_per_s" in detail]
+    assert told
+    assert all(detail["bytes_per_s"] > 0 and detail["seconds_left"] >= 0 for detail in told)
+
+
+# -- the report ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("report", "why"),
+    [
+        (7, "path of a"),
+        ("here.csv", "absolute"),
+        ("/tmp/report.pdf", r"\.csv or \.html"),
+        ("/tmp/.csv", r"\.csv or \.html"),
+        ("/etc/report.csv", "refused"),
+    ],
+)
+def test_a_report_that_may_not_be_written_is_refused(
+    verify: Verify, full: Shelf, report: object, why: str
+) -> None:
+    with pytest.raises(PermanentError, match=why):
+        verify(full, report=report)
+
+
+def test_a_report_names_every_file_and_runs_nothing(
+    verify: Verify, full: Shelf, other: Shelf, tmp_path: Path
+) -> None:
+    nasty = "=cmd|'<script>.mov"
+    full.add_new(nasty, "gone.mov")
+    (full.root / "gone.mov").unlink()
+    flip(full.root / "A/small.mov")
+    full.put("unlisted.mov")
+    place = tmp_path / "report.csv"
+    output = verify(full, repair_from=str(other.root), report=str(place))
+    assert output["report"] == str(place)
+    rows = list(csv.reader(io.StringIO(place.read_text("utf-8-sig"))))
+    assert rows[0] == ["path", "finding", "detail", "size_bytes", "hashes"]
+    assert {row[0]: row[1] for row in rows[1:] if not row[0].endswith(".bad")} == {
+        "A/large.mov": "good",
+        "A/small.mov": "repaired",
+        "empty.mov": "good",
+        f"'{nasty}": "good",
+        "gone.mov": "missing",
+        "unlisted.mov": "in no manifest",
+    }
+    assert "xxh64:" in rows[1][4]
+    (full.root / "<b>&.mov").write_bytes(b"")
+    page = tmp_path / "report.html"
+    verify(full, report=str(page))
+    text = page.read_text()
+    assert "NOT intact" in text
+    assert "gone.mov" in text
+    assert "&lt;b&gt;&amp;.mov" in text
+    assert "<b>" not in text
+    assert "A/large.mov" not in text  # a page has what is wrong
+
+
+def test_a_report_replaces_nothing_and_leaves_no_part(
+    verify: Verify, full: Shelf, rig: Rig, tmp_path: Path
+) -> None:
+    place = tmp_path / "report.csv"
+    place.write_text("somebody's")
+    rig.stopping = lambda: bool(rig.reports)
+    with pytest.raises(Interrupted):
+        verify(full, report=str(place))
+    rig.stopping = lambda: False
+    assert [path.name for path in tmp_path.glob("report*")] == ["report.csv"]
+    (tmp_path / "report.csv.01234567.part").write_text("of a crash")
+    output = verify(full, report=str(place))
+    assert place.read_text() == "somebody's"
+    assert output["report"] == str(tmp_path / "report%~2.csv")
+    assert len(list(tmp_path.glob("report*"))) == 2
+
+
+def test_what_is_refused_is_refused_before_there_is_an_execution(tmp_path: Path) -> None:
+    ports = {"roots": [str(tmp_path)], "card_roots": ["/mnt"]}
+    pipeline = verify_folder(clock=NoonClock(), creator=CREATOR, **ports)
+    assert pipeline.check is not None
+    pipeline.check({"folder": str(tmp_path)})
+    for data, field in (
+        ({"folder": "/etc"}, "folder"),
+        ({"folder": str(tmp_path), "repair_from": "/etc"}, "repair_from"),
+        ({"folder": "/mnt", "write": True}, "folder"),
+        ({"folder": str(tmp_path), "report": "/etc/a.csv"}, "report"),
+        ({"folder": str(tmp_path), "write": "yes"}, "write"),
+    ):
+        with pytest.raises(InvalidInput) as refused:
+            pipeline.check(data)
+        assert refused.value.field == field

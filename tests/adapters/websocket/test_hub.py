@@ -10,10 +10,14 @@ import pytest
 from starlette.datastructures import QueryParams
 from starlette.websockets import WebSocketState
 
+from adapters.audit import Audit
+from adapters.scope import PRINCIPAL
 from adapters.websocket.hub import MAX_LAG_S, TRY_AGAIN_LATER, Hub
 from application import feed as feed_module
 from application.authoring import Pipeline, step
 from application.feed import Feed
+from domain.access import ANYBODY
+from tests.fakes.access import unlocked
 from tests.fakes.engine import Engine
 from tests.fakes.world import until
 
@@ -23,6 +27,7 @@ class FakeSocket:
 
     def __init__(self, **query: str) -> None:
         self.query_params = QueryParams(query)
+        self.scope: dict[str, Any] = {"type": "websocket", PRINCIPAL: ANYBODY}
         self.application_state = WebSocketState.CONNECTED
         self.sent: list[Any] = []
         self.closed: int | None = None
@@ -59,7 +64,14 @@ async def engine() -> Engine:
 
 
 def hub_of(engine: Engine) -> Hub:
-    return Hub(feed=engine.feed, trigger=engine.trigger, clock=engine.clock, card_pipeline="one")
+    return Hub(
+        feed=engine.feed,
+        trigger=engine.trigger,
+        clock=engine.clock,
+        access=unlocked(engine.clock),
+        audit=Audit(engine.clock),
+        card_pipeline="one",
+    )
 
 
 async def test_who_comes_back_after_a_while_gets_everything_and_stays(engine: Engine) -> None:

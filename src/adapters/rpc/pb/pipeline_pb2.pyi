@@ -95,7 +95,7 @@ class Execution(_message.Message):
     def __init__(self, execution_id: _Optional[str] = ..., id: _Optional[int] = ..., pipeline_type: _Optional[str] = ..., status: _Optional[_Union[ExecutionStatus, str]] = ..., message_id: _Optional[str] = ..., job_id: _Optional[int] = ..., progress: _Optional[int] = ..., execution_data: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., error_message: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., completed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., waits_for: _Optional[_Iterable[str]] = ..., paused_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., engine_paused_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., rerun_of: _Optional[int] = ...) -> None: ...
 
 class Step(_message.Message):
-    __slots__ = ("step_name", "step_key", "status", "required", "external", "depends_on", "after", "attempt", "progress", "output_data", "error_message", "created_at", "queued_at", "started_at", "completed_at", "params", "failures", "waived", "next_attempt_at", "worker_id", "lease_expires_at")
+    __slots__ = ("step_name", "step_key", "status", "required", "external", "depends_on", "after", "attempt", "progress", "output_data", "error_message", "created_at", "queued_at", "started_at", "completed_at", "params", "failures", "waived", "next_attempt_at", "worker_id", "lease_expires_at", "detail")
     STEP_NAME_FIELD_NUMBER: _ClassVar[int]
     STEP_KEY_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +117,7 @@ class Step(_message.Message):
     NEXT_ATTEMPT_AT_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     LEASE_EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
     step_name: str
     step_key: str
     status: StepStatus
@@ -138,7 +139,8 @@ class Step(_message.Message):
     next_attempt_at: _timestamp_pb2.Timestamp
     worker_id: str
     lease_expires_at: _timestamp_pb2.Timestamp
-    def __init__(self, step_name: _Optional[str] = ..., step_key: _Optional[str] = ..., status: _Optional[_Union[StepStatus, str]] = ..., required: _Optional[bool] = ..., external: _Optional[bool] = ..., depends_on: _Optional[_Iterable[str]] = ..., after: _Optional[_Iterable[str]] = ..., attempt: _Optional[int] = ..., progress: _Optional[int] = ..., output_data: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., error_message: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., queued_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., completed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., params: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., failures: _Optional[int] = ..., waived: _Optional[bool] = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., worker_id: _Optional[str] = ..., lease_expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    detail: _struct_pb2.Struct
+    def __init__(self, step_name: _Optional[str] = ..., step_key: _Optional[str] = ..., status: _Optional[_Union[StepStatus, str]] = ..., required: _Optional[bool] = ..., external: _Optional[bool] = ..., depends_on: _Optional[_Iterable[str]] = ..., after: _Optional[_Iterable[str]] = ..., attempt: _Optional[int] = ..., progress: _Optional[int] = ..., output_data: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., error_message: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., queued_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., completed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., params: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., failures: _Optional[int] = ..., waived: _Optional[bool] = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., worker_id: _Optional[str] = ..., lease_expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., detail: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
 class TriggerPipelineRequest(_message.Message):
     __slots__ = ("pipeline_type", "message_id", "data")

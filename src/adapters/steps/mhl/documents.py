@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -149,7 +149,7 @@ def number_of(name: bytes) -> int | None:
 
 
 def manifest_xml(
-    files: Sequence[HashedFile],
+    files: Iterable[HashedFile],
     *,
     creator: Creator,
     process: Process,

@@ -38,7 +38,7 @@ from adapters.steps import kernel
 from adapters.steps.cards import open_file
 from adapters.steps.faults import LibraryFault, reason
 from adapters.steps.hashes import C4
-from adapters.steps.library import Folder
+from adapters.steps.library import Folder, unfinished
 from adapters.steps.mhl.documents import (
     IGNORED,
     MANIFESTS,
@@ -63,8 +63,6 @@ CHAIN = b"ascmhl_chain.xml"
 
 MAX_FOLDER_NAME_BYTES = 150
 """Of a manifest's name; with number, time and the end of a part it stays below 255."""
-
-_PART_SUFFIX = b".part"
 
 
 @dataclass(slots=True)
@@ -110,6 +108,26 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """Files that are to be listed. listed: how many can be. left_out: the others, and why not."""
+
+    listed: int
+    left_out: Sequence[tuple[bytes, str]]
+
+    @classmethod
+    def of(cls, files: Iterable[HashedFile]) -> Counted:
+        listed = 0
+        left_out = []
+        for file in files:
+            why = why_not_listed(file.path)
+            if why is None:
+                listed += 1
+            else:
+                left_out.append((file.path, why))
+        return cls(listed, left_out)
+
+
+@dataclass(frozen=True, slots=True)
 class Added:
     """What came of adding a generation.
 
@@ -150,21 +168,23 @@ def read_history(folder: Folder) -> History | None:
 def add_generation(
     folder: Folder,
     name: bytes,
-    files: Sequence[HashedFile],
+    files: Iterable[HashedFile],
     *,
     creator: Creator,
     process: Process,
     at: datetime,
+    counted: Counted | None = None,
 ) -> Added:
     """Write the next manifest of this folder, whose own name is ``name``, and chain it.
 
-    Nothing is hashed here: the hashes are the caller's. Raises ``ManifestFault`` if the
+    Nothing is hashed here: the hashes are the caller's. ``files`` is gone through several
+    times and never held, so it is no iterator that comes to an end; ``counted`` are the same
+    files, where the caller has counted them. Raises ``ManifestFault`` if the
     manifests that are there don't hold together, and ``LibraryFault``.
     """
-    reasons = [(file, why_not_listed(file.path)) for file in files]
-    listed = [file for file, why in reasons if why is None]
-    left_out = [(file.path, why) for file, why in reasons if why is not None]
-    if not listed:
+    counted = counted or Counted.of(files)
+    left_out = counted.left_out
+    if not counted.listed:
         return Added(None, left_out)
     with folder.make(MANIFESTS) as place, _alone(place):
         _remove_leftovers(place)
@@ -172,16 +192,23 @@ def add_generation(
         ignored: list[str] = []
         if chain:
             last = chain[-1]
-            if _is_same(_manifest(place, last.name, last.c4, ignored=ignored), listed):
+            there = _manifest(place, last.name, last.c4, ignored=ignored)
+            if _is_same(there, _listed(files), counted.listed):
                 return Added(last, left_out)
         number = chain[-1].number + 1 if chain else 1
         manifest = f"{number:04d}_{_plain(name)}_{at.astimezone(UTC):%Y-%m-%d_%H%M%S}Z.mhl"
         # What the last generation ignored goes on being ignored.
         patterns = list(dict.fromkeys([*(ignored or IGNORED), *OWN_IGNORED]))
-        xml = manifest_xml(listed, creator=creator, process=process, ignored=patterns, at=at)
+        xml = manifest_xml(
+            _listed(files), creator=creator, process=process, ignored=patterns, at=at
+        )
         generation = _publish(place, manifest.encode(), xml)
         _write_chain(place, [*chain, generation])
         return Added(generation, left_out)
+
+
+def _listed(files: Iterable[HashedFile]) -> Iterator[HashedFile]:
+    return (file for file in files if why_not_listed(file.path) is None)
 
 
 def _place(folder: Folder) -> Folder | None:
@@ -209,18 +236,14 @@ def _alone(place: Folder) -> Iterator[None]:
 def _remove_leftovers(place: Folder) -> None:
     """What a crash left of ours: it has no names but those that we give, and we are alone."""
     with place.faults():
-        for entry in os.listdir(place.fd):
-            name = os.fsencode(entry)
-            final, dot, end = name.removesuffix(_PART_SUFFIX).rpartition(b".")
-            ours = (
-                name.endswith(_PART_SUFFIX)
-                and dot
-                and len(end) == 8
-                and not end.strip(b"0123456789abcdef")
-                and (final == CHAIN or number_of(final) is not None)
-            )
-            if ours and stat.S_ISREG(os.lstat(name, dir_fd=place.fd).st_mode):
-                place.remove(name)
+        targets = {unfinished(os.fsencode(entry)) for entry in os.listdir(place.fd)}
+    place.remove_leftovers(
+        {
+            name
+            for name in targets
+            if name is not None and (name == CHAIN or number_of(name) is not None)
+        }
+    )
 
 
 def _settled(place: Folder) -> list[Generation]:
@@ -247,7 +270,15 @@ def _unchained(place: Folder, chain: Sequence[Generation]) -> bytes | None:
         names = {os.fsencode(entry) for entry in os.listdir(place.fd)}
     except OSError as error:
         raise _unreadable(place.text, error) from error
-    found = sorted(name for name in names if number_of(name) is not None and name not in chained)
+    # One whose name was just being taken is empty, and no generation yet.
+    taking = {unfinished(name) for name in names}
+    found = sorted(
+        name
+        for name in names
+        if number_of(name) is not None
+        and name not in chained
+        and not (name in taking and _size(place, name) == 0)
+    )
     if not found:
         return None
     after = chain[-1].number if chain else 0
@@ -259,11 +290,11 @@ def _unchained(place: Folder, chain: Sequence[Generation]) -> bytes | None:
     return found[0]
 
 
-def _is_same(there: Iterable[ListedFile], files: Sequence[HashedFile]) -> bool:
+def _is_same(there: Iterable[ListedFile], files: Iterable[HashedFile], count: int) -> bool:
     """Whether a generation lists just these, hashed at the same time. Reads it to its end."""
     found: dict[bytes, object] = {}
     for listed in there:
-        if len(found) <= len(files):  # more can't be just these
+        if len(found) <= count:  # more can't be just these
             times = set(listed.hashed_at.values())
             found[listed.path] = (listed.is_original, listed.hashes, times)
     wanted = {

@@ -5,9 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,9 +14,8 @@ import pytest
 from adapters.steps import kernel
 from adapters.steps.faults import FileFault, LibraryFault
 from adapters.steps.mhl.documents import Action, ManifestFault
+from tests.adapters.steps.dying import dies
 from tests.adapters.steps.mhl.conftest import NOON, Shelf
-
-ROOT = Path(__file__).parents[4]
 
 
 def test_a_folder_without_manifests_has_no_history(shelf: Shelf) -> None:
@@ -271,32 +267,14 @@ def test_while_another_process_writes_nothing_is_added(shelf: Shelf) -> None:
     assert len(shelf.read().generations) == 2
 
 
-DIES = """
-import os, signal, sys
-from pathlib import Path
-from adapters.steps import kernel
-from adapters.steps.library import Folder
-from tests.adapters.steps.mhl.conftest import NOON, Shelf
-
-left = int(sys.argv[2])
-
-def mortal(act):
-    def acts(*arguments, **named):
-        global left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return act(*arguments, **named)
-    return acts
-
-shelf = Shelf.__new__(Shelf)
-shelf.__dict__.update({"root": Path(sys.argv[1]), "now": NOON})
-files = [shelf.hashed(shelf.put(name)) for name in ("b", "c")]
-for place, name in ((os, "mkdir"), (os, "open"), (os, "rename"), (kernel, "sync_file"),
-                    (kernel, "sync_folder"), (kernel, "rename_without_replacing")):
-    setattr(place, name, mortal(getattr(place, name)))
-shelf.add(files)
-"""
+CALLS = (
+    (os, "mkdir"),
+    (os, "open"),
+    (os, "rename"),
+    (kernel, "sync_file"),
+    (kernel, "sync_folder"),
+    (kernel, "rename_without_replacing"),
+)
 
 
 @pytest.mark.parametrize("generations", [0, 1])
@@ -309,16 +287,10 @@ def test_killed_at_any_point_the_next_one_finds_all_in_order(
         shelf = Shelf(tmp_path / f"shelf-{point}")
         for _ in range(generations):
             shelf.add_new("a")
-        process = subprocess.run(
-            [sys.executable, "-c", DIES, str(shelf.root), str(point)],
-            env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        if process.returncode == 0:
+        shelf.now = NOON
+        files = [shelf.hashed(shelf.put(name)) for name in ("b", "c")]
+        if not dies(lambda: shelf.add(files), point, CALLS):  # noqa: B023
             break
-        assert process.returncode == -signal.SIGKILL, process.stderr
         died += 1
         before = len(shelf.manifests)
         had_chained = shelf.chain.exists() and shelf.chain.read_text().count("<c4>")
