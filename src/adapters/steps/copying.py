@@ -565,7 +565,7 @@ class Copier:
             if not size_bytes or (count == file.size_bytes and size_bytes < len(buffer)):
                 return count
 
-    def _ring(self, count: int | None = None) -> Sequence[bytearray]:
+    def _ring(self, count: int = 0) -> Sequence[bytearray]:
         """This thread's own buffers: so many at least, made when they are needed first."""
         ring: list[bytearray] = self._buffers.__dict__.setdefault("ring", [])
         wanted: int = count or getattr(self._buffers, "most", BUFFERS)
