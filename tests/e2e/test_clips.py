@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from application.step_runner import LOOK_EVERY_S
 from tests.cards import contents, put
 from tests.e2e.server import Server, eventually, steps
 from tests.faulty_card import HOLD, Fault, faulty_card
@@ -104,6 +106,9 @@ def test_a_paused_copy_stands_still_and_goes_on_after_a_restart(
             uuid = server.announce(card, "paused")["data"]["execution_id"]
             assert slow.wait_until_held() == FIRST
             assert server.request("POST", f"/api/pipeline/{uuid}/pause").status_code == 200
+            paused_at = time.monotonic()
+            while time.monotonic() < paused_at + LOOK_EVERY_S:  # until its last look is over
+                assert server.execution(uuid)["paused_at"]
             slow.set()
             standing = watching.until(
                 lambda message: (
