@@ -174,7 +174,8 @@ class ScanSd:
         """The inventory, when nothing on the card grows any more. Raises ``StillWritten``."""
         for _ in range(LOOKS):
             now_ns = int(self._clock.now().timestamp() * 1e9)
-            files = list(Walk(card, context).entries())
+            with _uncollected():
+                files = list(Walk(card, context).entries())
             recent = [
                 file
                 for file in files
@@ -253,8 +254,8 @@ def _given_up(entries: list[CardFile]) -> Iterator[CardFile]:
 def _uncollected() -> Iterator[None]:
     """Without the collector, for work that makes objects by the hundred thousand and no cycle.
 
-    It would go through all of them time and again: a third of a scan. Only around what
-    computes, for other threads' garbage has to wait as well.
+    It would go through all of them time and again: a third of a scan. Other threads' garbage
+    has to wait as well, as far as it is in cycles, which little is.
     """
     with _collector:
         if not _uncollected_blocks:
