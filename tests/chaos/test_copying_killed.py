@@ -13,6 +13,6 @@ def test_a_copy_to_two_destinations_killed_again_and_again_is_whole_in_the_end(
 ) -> None:
     report = CopyChaos(tmp_path, seed=seed, kills=4).run()
     assert not report.wrong, str(report)
-    assert report.kills == 4
+    assert report.kills >= 4
     assert report.in_the_copy
     assert report.jobs
