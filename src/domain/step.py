@@ -144,11 +144,6 @@ class Step(NamedTuple):
         return self.status is not StepStatus.PENDING and self.status is not StepStatus.RUNNING
 
     @property
-    def gave_up(self) -> bool:
-        """Whether it ended without its work; a cancelled one was stopped on its way."""
-        return self.status in GAVE_UP
-
-    @property
     def satisfies(self) -> bool:
         """Whether what depends on it may start."""
         return self.waived or self.status is StepStatus.COMPLETED

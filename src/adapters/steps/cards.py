@@ -35,7 +35,6 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import TracebackType
 
 import psutil
 import xxhash
@@ -257,12 +256,7 @@ class OpenCard:
     def __enter__(self) -> OpenCard:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *of_the_block: object) -> None:
         for _, folder in self._folders.values():
             kernel.close(folder)
         os.close(self.fd)

@@ -14,7 +14,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from html import escape
-from types import TracebackType
 from typing import BinaryIO, NamedTuple
 
 from adapters.steps import kernel
@@ -81,12 +80,7 @@ class CheckReport:
     def __enter__(self) -> CheckReport:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *of_the_block: object) -> None:
         with suppress(OSError):  # a disk that is gone keeps it until the next report
             self._file.close()
         with suppress(OSError):

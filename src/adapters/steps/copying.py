@@ -63,7 +63,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import closing, contextmanager, suppress
-from types import TracebackType
 
 from adapters.steps import kernel
 from adapters.steps.cards import OpenCard
@@ -161,12 +160,7 @@ class Copier:
     def __enter__(self) -> Copier:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *of_the_block: object) -> None:
         for threads in self._threads.values():
             threads.shutdown()
 
