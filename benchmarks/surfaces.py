@@ -171,16 +171,16 @@ def ask_http_at_times(connect: Connect, address: str, path: str, seconds: float)
     for wire in free:
         poll.register(wire, select.EPOLLIN)
     took = []
+    left = round(seconds * ASKED_PER_S)
     due = time.perf_counter()
-    until = due + seconds
-    while due < until or asked:
-        now = time.perf_counter()
-        while due <= now and due < until and free:
+    while left or asked:
+        while left and free and due <= time.perf_counter():
             wire = free.popleft()
             wire.send(request)
             asked[wire.fileno()] = (wire, due)
             due += 1 / ASKED_PER_S
-        for number, _ in poll.poll(max(0.0, due - time.perf_counter()) if due < until else 1):
+            left -= 1
+        for number, _ in poll.poll(max(0.0, due - time.perf_counter()) if left else 1):
             wire, since = asked.pop(number)
             answer_of(wire)
             took.append(time.perf_counter() - since)

@@ -39,7 +39,8 @@ class Fault:
     do: fail, with ``number``; hold, until it is let go; turn the bits of the byte ``at`` in
         what is read; append a byte to the file; spoil the byte ``at`` for good.
     at: only where this byte is read or written, or is there to be synced.
-    first: from which opening of the file on, counted from 0 when the faults are set.
+    first: from which opening of the file on, counted from 0 when the faults are set; of a
+        ``getattr``, once it was opened so many times.
     times: how often; 0 is always.
     """
 
@@ -216,7 +217,7 @@ def serve(behind: str, folder: str) -> None:
             return found
 
         def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
-            self.matching("getattr", path)
+            self.matching("getattr", path, opening=self.openings[path])
             found = os.lstat(self.there(path))
             names = ("mode", "nlink", "uid", "gid", "size", "blocks")
             times = {f"st_{t}time": getattr(found, f"st_{t}time_ns") for t in "amc"}

@@ -283,13 +283,18 @@ class OpenCard:
         above, _, name = path.rpartition(b"/")
         try:
             fd = open_file_in(self._folder(above), name)
+            try:
+                found = os.fstat(fd)
+                if stat.S_ISREG(found.st_mode) and found.st_dev == self.device:
+                    return fd
+                raise FileFault(
+                    path, "is no regular file of this card any more; a new run scans it again"
+                )
+            except BaseException:
+                kernel.close(fd)
+                raise
         except OSError as error:
             raise self.fault(error, path) from error
-        found = os.fstat(fd)
-        if stat.S_ISREG(found.st_mode) and found.st_dev == self.device:
-            return fd
-        os.close(fd)
-        raise FileFault(path, "is no regular file of this card any more; a new run scans it again")
 
     def _folder(self, path: bytes) -> int:
         """It stays open for the thread that asked, as its last one: files mostly come in order.

@@ -462,6 +462,19 @@ def test_a_file_that_breaks_off_is_named_and_the_others_arrive(
     account(rig, footage)
 
 
+def test_a_file_that_breaks_off_once_it_is_open_is_named_and_the_others_arrive(
+    rig: Rig, failing: FaultyCard
+) -> None:
+    footage = fill_big(failing.behind)
+    data = rig.ready()
+    failing.set(Fault("getattr", BIG, FAIL, first=1))
+    with pytest.raises(FilesMissing) as missing:
+        rig.copy(1, data)
+    assert "input/output error" in str(missing.value)
+    account(rig, footage, missing.value)
+    assert SMALL in files_below(rig.job)
+
+
 @pytest.mark.parametrize("number", [errno.ENODEV, errno.ENXIO, errno.EIO, errno.ENOTCONN])
 def test_a_card_where_nothing_answers_any_more_is_lost(
     rig: Rig, failing: FaultyCard, number: int
