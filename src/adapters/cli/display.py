@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Protocol
@@ -10,6 +12,7 @@ from typing import Any, Protocol
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from rich.table import Table
 from rich.text import Text
 
 Event = Mapping[str, Any]
@@ -155,6 +158,27 @@ def display(*, as_json: bool) -> Display:
 def say(text: str) -> None:
     """A line on standard output, whatever names are in it."""
     click.echo(printable(text))
+
+
+def fall_silent() -> None:
+    """Whoever read our output has had enough of it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def table(*titles: str) -> Table:
+    """To be shown by ``print_table``."""
+    made = Table(box=None, pad_edge=False)
+    for title in titles:
+        made.add_column(title, overflow="fold")
+    return made
+
+
+def print_table(table: Table) -> None:
+    """Whole on a terminal's width; never cut where nobody is there to see a terminal."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)
 
 
 def plain(text: object, style: str = "") -> Text:
