@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from adapters.rest.contract import openapi
 from adapters.rest.metrics import Metrics
+from adapters.rest.openapi import openapi
 from adapters.rest.reference import STYLE_HASH, page
 
 PAGE_HEADERS = {

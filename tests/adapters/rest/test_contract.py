@@ -19,9 +19,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
-from adapters.rest.contract import OPERATIONS, RENAMED, TYPES, openapi
+from adapters.rest.contract import OPERATIONS, RENAMED, TYPES
 from adapters.rest.documents import INVISIBLE
 from adapters.rest.metrics import EXECUTION_WORDS, STEP_WORDS
+from adapters.rest.openapi import openapi
 from adapters.schemas import event_examples, event_schemas, fact_types
 from adapters.settings import Settings
 from adapters.websocket.contract import HEARD, SAID
