@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import logging
 import os
@@ -20,7 +21,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 # gRPC's core writes lines of its own to stderr, beside the errors that we report.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -37,7 +38,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from adapters import tls
 from adapters.audit import Audit
-from adapters.detector.detector import Detector, detecting
 from adapters.dispatch.local import LocalDispatcher
 from adapters.dispatch.pools import most_at_work
 from adapters.limits import Rates
@@ -87,6 +87,9 @@ from application.step_runner import StepRunner
 from application.trigger import Trigger
 from domain.errors import InvalidInput, RushesError, Unavailable
 
+if TYPE_CHECKING:
+    from adapters.detector.detector import Detector
+
 log = logging.getLogger("rushes")
 
 T = TypeVar("T")
@@ -96,6 +99,10 @@ BACKLOG = 1_024
 
 ENGINE_FILES = 1_024
 """For the database, and for every file that is being copied to every destination."""
+
+NEW_OBJECTS = 10_000
+"""Made and still there before any is looked at for cycles. Those of 64 executions in flight are
+fewer, and go by themselves; without cycles that is all there is to wait for."""
 
 MIN_CONNECTIONS = 64
 """However few files there may be open."""
@@ -116,11 +123,12 @@ _GONE_AFTER = [
         ("TCP_KEEPIDLE", 30),  # seconds of silence until it is asked whether it is there,
         ("TCP_KEEPINTVL", 10),  # between questions,
         ("TCP_KEEPCNT", 3),  # and how many may stay without an answer
-        ("TCP_USER_TIMEOUT", 60_000),  # milliseconds that what was sent may stay unconfirmed
+        ("TCP_USER_TIMEOUT", 45_000),  # milliseconds that what was sent may stay unconfirmed
     )
     if hasattr(socket, name)
 ]
-"""A connection whose other end is gone ends within a minute."""
+"""A connection whose other end is gone ends within a minute: also an event stream, which is sent
+something every 15 seconds, so that it is never silent for long enough to be asked."""
 
 _SAFE = [("cache-control", "no-store"), ("x-content-type-options", "nosniff")]
 """With every answer: how things stand now is nothing to keep, and JSON nothing to guess about."""
@@ -415,6 +423,17 @@ async def running(container: Container, *, recover: bool = True) -> AsyncIterato
         yield
 
 
+def spare_collector() -> None:
+    """Have the collector of cycles leave alone what there is by now, and be in no hurry.
+
+    For a process of its own, once it has imported all, and again once all is started: what
+    is there then stays. To go through it took as long as the engine's every fifth step, and
+    now and then whoever asked for something waited 30 ms for it.
+    """
+    gc.freeze()
+    gc.set_threshold(NEW_OBJECTS, *gc.get_threshold()[1:])
+
+
 def with_room(settings: Settings) -> Settings:
     """Have the system let this process open as many files as its connections may take.
 
@@ -546,16 +565,14 @@ class _HttpServer(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def _serving_http(
-    container: Container, listener: socket.socket, identity: tls.Identity | None
+    container: Container, listener: socket.socket, connections: Connections
 ) -> AsyncIterator[None]:
-    settings = container.settings()
-    connections = Connections(settings.connections, context=identity.context if identity else None)
     server = _HttpServer(
         uvicorn.Config(
             web_app(container),
             http=connections.http(H11Protocol),  # type: ignore[arg-type]
             ws=connections.websocket(WebSocketProtocol),
-            headers=_SAFE + (_SAFE_TLS if identity else []),
+            headers=_SAFE + (_SAFE_TLS if connections.context else []),
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
@@ -617,6 +634,7 @@ async def serve(
     """
     _may_listen(settings)
     container = Container(settings=settings)
+    stamp = _stamp(settings)
     identity = _identity(settings, container.clock())
     container.command_key.override(providers.Object(owner_key))
     owner_key = owner_key or secrets.token_urlsafe(24)
@@ -634,6 +652,8 @@ async def serve(
             async with contextlib.AsyncExitStack() as stack:
                 detector = None
                 if watch:
+                    from adapters.detector.detector import detecting
+
                     own = detecting(
                         settings,
                         url=f"ws{secure}://{here}/ws",
@@ -650,18 +670,30 @@ async def serve(
                 if grpc:
                     serving = _serving_grpc(container, identity)
                     grpc_address = await stack.enter_async_context(serving)
-                await stack.enter_async_context(_serving_http(container, listener, identity))
+                context = None if identity is None else identity.context
+                connections = Connections(settings.connections, context=context)
+                await stack.enter_async_context(_serving_http(container, listener, connections))
                 held_at = container.hold().held_at
                 everywhere = f"http{secure}://{address(settings.host, port)}"
                 addresses = Addresses(everywhere, grpc_address, held_at, identity is not None)
                 if detector is not None:
                     await stack.enter_async_context(_beside(_watched(detector)))
-                lock.announce(
-                    f"http{secure}://{here}",
-                    addresses.grpc,
-                    owner_key,
-                    "" if identity is None else identity.own,
-                )
+
+                def announce(shown: tls.Identity | None) -> None:
+                    certificate = "" if shown is None else shown.own
+                    lock.announce(f"http{secure}://{here}", grpc_address, owner_key, certificate)
+
+                def show(renewed: tls.Identity) -> None:
+                    connections.context = renewed.context
+                    container.rpc().show(renewed)
+                    if trust is not None:
+                        trust.load_verify_locations(cadata=renewed.own)
+                    announce(renewed)
+
+                announce(identity)
+                if identity is not None:
+                    renewing = _renewing(settings, container.clock(), stamp, show)
+                    await stack.enter_async_context(_beside(renewing))
                 ready(addresses)
                 await stop.wait()
             return container.dispatcher().running
@@ -685,6 +717,31 @@ def _identity(settings: Settings, clock: Clock) -> tls.Identity | None:
         settings.tls_client_ca,
         now=clock.now().timestamp(),
     )
+
+
+def _stamp(settings: Settings) -> object:
+    return tls.stamp(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+
+
+async def _renewing(
+    settings: Settings, clock: Clock, stamp: object, show: Callable[[tls.Identity], None]
+) -> None:
+    """Until it is cancelled: show what is in the files of TLS when that is no longer ``stamp``."""
+    while True:
+        await clock.sleep(tls.LOOK_EVERY_S)
+        # Before they are read: what is written meanwhile is found at the next look.
+        now = await asyncio.to_thread(_stamp, settings)
+        if now == stamp:
+            continue
+        stamp = now
+        try:
+            renewed = await asyncio.to_thread(_identity, settings, clock)
+        except (InvalidInput, OSError) as error:
+            log.warning("the old certificate is still shown: %s", error)
+            continue
+        assert renewed is not None
+        show(renewed)
+        log.info("the certificate %s was renewed, and is shown", settings.tls_certificate)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -38,6 +38,7 @@ PACKAGES = {
     "fusermount3": "fuse3",
     "mkfs.ext4": "e2fsprogs",
     "losetup": "mount",
+    "ip": "iproute2",
 }
 
 DEADLINE_S = 10.0

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from adapters.settings import Settings
 from application.authoring import Pipeline, StepContext, step
 from application.catalogue import Catalogue
 from application.ports import Query
-from bootstrap import Container, load_pipeline, running
+from bootstrap import NEW_OBJECTS, Container, load_pipeline, running, spare_collector
 from domain.errors import InvalidInput, Unavailable
 
 
@@ -44,6 +47,56 @@ async def test_a_pipeline_runs_through_the_container(tmp_path: Path) -> None:
         found = await container.status().get(answer.execution.uuid)
     assert found.status == "completed"
     assert found.execution_data == {"name": "card", "greeting": "hello card"}
+
+
+@contextmanager
+def own_collector() -> Iterator[None]:
+    """What is done to the collector of this process is undone."""
+    threshold = gc.get_threshold()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.set_threshold(*threshold)
+        gc.unfreeze()
+
+
+async def test_what_the_engine_makes_goes_without_the_collector(tmp_path: Path) -> None:
+    """Which is in no hurry (``spare_collector``): what is in a cycle would stay for long."""
+    container = Container(settings=settings(tmp_path))
+    catalogue = Catalogue([Pipeline("greeting", [greet])], pools=["default"])
+    container.catalogue.override(providers.Object(catalogue))
+    executions = 50
+    async with running(container):
+        following = container.feed().follow(0)
+
+        async def through(count: int) -> None:
+            for _ in range(count):
+                await container.trigger()("greeting", {"name": "card"})
+            async with asyncio.timeout(10):
+                async for entry in following:
+                    count -= entry.message.type == "pipeline:completed"
+                    if not count:
+                        return
+
+        with own_collector():
+            await through(1)  # what is made once, and kept, may hang together as it likes
+            gc.collect()
+            gc.disable()
+            await through(executions)
+            assert gc.collect() < executions
+        await following.aclose()
+
+
+def test_what_is_there_at_the_start_is_not_looked_through_again() -> None:
+    with own_collector():
+        there: list[list[int]] = [[]]
+        spare_collector()
+        later: list[list[int]] = [[]]
+        looked_through = {id(each) for each in gc.get_objects()}
+        assert id(later) in looked_through
+        assert id(there) not in looked_through
+        assert gc.get_threshold()[0] == NEW_OBJECTS
 
 
 async def test_nothing_is_served_after_the_end(tmp_path: Path) -> None:

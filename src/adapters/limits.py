@@ -1,4 +1,6 @@
-"""How often one address may ask: a bucket of tokens for each, over HTTP and gRPC together.
+"""How often one address may ask, and how much of what there is it may have at once.
+
+How often is a bucket of tokens for each, over HTTP and gRPC together.
 
 A bucket fills at the rate and holds a few seconds' worth of it, so a page that asks for
 many things at once is no flood. While no token locks the door only this machine can be
@@ -11,6 +13,7 @@ at when one has failed: whoever shows a good token is let in, whatever a neighbo
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from functools import lru_cache
 from math import ceil
 
@@ -26,6 +29,10 @@ FAILURES = 20
 
 FAILURES_A_MINUTE = 10
 """From then on. Nobody guesses 256 bits; this keeps a flood cheap."""
+
+SHARE = 8
+"""One address may have an eighth of all there is, so that it takes eight to take it all. This
+machine may have it all: a proxy in front of us has everybody's."""
 
 MAX_ADDRESSES = 10_000
 """Remembered at once. Whoever has been silent for a while is as good as new, and forgotten."""
@@ -96,6 +103,38 @@ class Rates:
         return TooManyRequests(
             f"too many requests without a good token from {address}", ceil(wait_s)
         )
+
+
+class Shares:
+    """Of ``most``, each address its share."""
+
+    def __init__(self, most: int) -> None:
+        self.each = max(1, most // SHARE)
+        self._taken: Counter[str] = Counter()
+
+    def take(self, address: str) -> bool:
+        """One more, if it may."""
+        client = _counted(address)
+        if not client:
+            return True
+        if self._taken[client] >= self.each:
+            return False
+        self._taken[client] += 1
+        return True
+
+    def give_back(self, address: str) -> None:
+        """One that was taken."""
+        client = _counted(address)
+        if client:
+            self._taken[client] -= 1
+            if not self._taken[client]:
+                del self._taken[client]
+
+
+def _counted(address: str) -> str:
+    """Whose share it comes off; empty for this machine, which may have all."""
+    client = client_of(address)
+    return "" if client.startswith("127.") or client == "::/64" else client
 
 
 @lru_cache(maxsize=4_096)

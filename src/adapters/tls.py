@@ -4,6 +4,9 @@ A certificate and its key are tried on each other before anybody connects, in a 
 in memory: what can't be served is said at the start, and by name. One that has expired is
 served all the same, because cards are copied whoever may look on; it is said loudly.
 
+What is renewed is tried in the same way, and shown to who connects from then on; until it
+is good, the old one is.
+
 A client that is told of a server by the lock file trusts exactly the certificate that
 stands there: it needs no authority, no name has to fit, and no clock has to be right.
 """
@@ -22,6 +25,9 @@ log = logging.getLogger("rushes")
 
 WARN_BEFORE_S = 14 * 86_400
 """Time to get another certificate, holidays included."""
+
+LOOK_EVERY_S = 60.0
+"""How often it is looked whether the files are others: a renewal has weeks, a mistake is seen."""
 
 CERTIFICATE, KEY = "RUSHES_TLS_CERTIFICATE", "RUSHES_TLS_KEY"
 
@@ -85,6 +91,18 @@ def identity(certificate: Path, key: Path, client_ca: Path | None, *, now: float
     if key.stat().st_mode & stat.S_IROTH:
         log.warning("the key %s can be read by everybody on this machine", key)
     return Identity(context, chain, secret, authority, own)
+
+
+def stamp(*files: Path | None) -> object:
+    """Another one once one of the files is another, or has been written to."""
+    found: list[tuple[int, ...] | None] = []
+    for file in files:
+        try:
+            now = None if file is None else file.stat()
+        except OSError:
+            now = None
+        found.append(now and (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns))
+    return found
 
 
 def alone(certificate: Path) -> str:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from adapters.limits import BURST_S, FAILURES, MAX_ADDRESSES, Buckets, Rates, client_of
+from adapters.limits import (
+    BURST_S,
+    FAILURES,
+    MAX_ADDRESSES,
+    SHARE,
+    Buckets,
+    Rates,
+    Shares,
+    client_of,
+)
 from domain.errors import Forbidden, TooManyRequests, Unauthenticated
 from tests.fakes.access import unlocked
 from tests.fakes.world import FakeClock
@@ -92,3 +101,15 @@ async def test_any_number_of_addresses_takes_a_bounded_memory(clock: FakeClock) 
 )
 def test_whose_bucket_it_is(one: str, other: str, same: bool) -> None:
     assert (client_of(one) == client_of(other)) is same
+
+
+def test_an_address_has_its_share_and_this_machine_all_there_is() -> None:
+    shares = Shares(3 * SHARE)
+    assert [shares.take("192.0.2.1") for _ in range(4)] == [True, True, True, False]
+    assert shares.take("192.0.2.2")
+    shares.give_back("192.0.2.1")
+    assert [shares.take("192.0.2.1") for _ in range(2)] == [True, False]
+    assert [shares.take("2001:db8::1") for _ in range(3)] == [True] * 3
+    assert not shares.take("2001:db8::2")  # of the same household
+    for own in ("127.0.0.1", "::1", "::ffff:127.0.0.1", ""):
+        assert all(shares.take(own) for _ in range(4 * SHARE))

@@ -124,3 +124,21 @@ def test_nothing_older_than_tls_1_2_is_spoken(pair: tuple[Path, Path]) -> None:
             client.minimum_version = client.maximum_version = version
         with nullcontext() if taken else pytest.raises(ssl.SSLError):
             tls.handshake(shown.context, client)
+
+
+def test_a_file_that_is_replaced_written_to_or_gone_is_another(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file, renewed = tmp_path / "server.pem", tmp_path / "renewed.pem"
+    seen = [tls.stamp(file, None)]
+    for change in (
+        lambda: file.write_bytes(pair[0].read_bytes()),
+        lambda: renewed.write_bytes(file.read_bytes()) and renewed.rename(file),
+        lambda: file.write_bytes(file.read_bytes() + b"\n"),
+    ):
+        change()
+        assert tls.stamp(file, None) == tls.stamp(file, None)
+        assert tls.stamp(file, None) not in seen
+        seen.append(tls.stamp(file, None))
+    file.unlink()
+    assert tls.stamp(file, None) == seen[0]

@@ -10,13 +10,14 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import psutil
 import pytest
+from websockets.asyncio.client import connect as follow
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -24,7 +25,7 @@ from adapters import tls
 from adapters.rpc.pb import pipeline_pb2 as pb
 from adapters.rpc.pb.pipeline_pb2_grpc import PipelineServiceStub
 from adapters.settings import Settings
-from bootstrap import Container, running, serve
+from bootstrap import Addresses, Container, running, serve
 from domain.errors import InvalidInput
 from tests.certificates import Authority
 from tests.e2e.server import DEADLINE_S, ROOT, RUSHES, Server, eventually
@@ -43,6 +44,21 @@ def new_token(environment: dict[str, str], role: str) -> str:
             return (await container.access().new(role))[1]
 
     return asyncio.run(make())
+
+
+@contextlib.asynccontextmanager
+async def serving(environment: dict[str, str]) -> AsyncIterator[Addresses]:
+    """A server in this process, whose constants a test can change."""
+    ready: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+    server = asyncio.create_task(serve(settings(environment), stop=stop, ready=ready.set_result))
+    await asyncio.wait({server, ready}, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if not server.done():
+            yield ready.result()
+    finally:
+        stop.set()
+        await server
 
 
 class Open(Server):
@@ -343,3 +359,64 @@ def test_an_insecure_server_is_reached_with_a_token_at_both_ip_versions(
             with pytest.raises(grpc.RpcError) as refused:
                 rushes.ListExecutions(pb.ListExecutionsRequest(), timeout=DEADLINE_S)
             assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+# -- renewed ---------------------------------------------------------------------------
+
+
+def certificate_at(port: int) -> str:
+    with socket.create_connection(("127.0.0.1", port), DEADLINE_S) as wire:
+        context = ssl._create_unverified_context()
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        with context.wrap_socket(wire) as secure:
+            return ssl.DER_cert_to_PEM_cert(secure.getpeercert(True) or b"").strip()
+
+
+async def test_a_renewed_certificate_is_shown_without_a_restart_once_it_is_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tls, "LOOK_EVERY_S", 0.05)
+    caplog.set_level("INFO", "rushes")
+    authority = Authority(tmp_path / "tls")
+    files = authority.sign("rushes.test", "127.0.0.1")
+    first = tls.alone(files[0]).strip()
+    certificate, key = authority.sign("renewed.test", "127.0.0.1")
+    second = tls.alone(certificate).strip()
+    environment = Server(
+        tmp_path,
+        RUSHES_TLS_CERTIFICATE=str(files[0]),
+        RUSHES_TLS_KEY=str(files[1]),
+        RUSHES_TLS_CLIENT_CA=str(authority.file),
+    ).environment
+    async with serving(environment) as addresses:
+        http, rpc = (int(each.rpartition(":")[2]) for each in (addresses.http, addresses.grpc))
+
+        async def shown() -> list[str]:
+            here = await asyncio.to_thread(certificate_at, http)
+            there = await asyncio.to_thread(certificate_at, rpc)
+            return [
+                here,
+                there,
+                json.loads((tmp_path / "rushes.db.lock").read_text())["certificate"].strip(),
+            ]
+
+        assert await shown() == [first] * 3
+        address = f"wss://127.0.0.1:{http}/ws"
+        async with follow(address, ssl=tls.trusting(first), proxy=None) as before:
+            os.replace(certificate, files[0])
+            async with asyncio.timeout(DEADLINE_S):
+                while f"still shown: {files[1]} is not the key of {files[0]}" not in caplog.text:
+                    await asyncio.sleep(0.01)
+            assert await shown() == [first] * 3
+            os.replace(key, files[1])
+            async with asyncio.timeout(DEADLINE_S):
+                while await shown() != [second] * 3:
+                    await asyncio.sleep(0.01)
+            assert "hub:welcome" in str(await before.recv())
+            await (await before.ping())
+        pair = [file.read_bytes() for file in reversed(authority.sign("a-service.test"))]
+        for its_own, code in ((pair, grpc.StatusCode.OK), ([], grpc.StatusCode.UNAVAILABLE)):
+            trust = grpc.ssl_channel_credentials(authority.file.read_bytes(), *its_own)
+            async with grpc.aio.secure_channel(f"127.0.0.1:{rpc}", trust) as channel:
+                rushes = PipelineServiceStub(channel)  # type: ignore[no-untyped-call]
+                assert await rushes.GetEngine(pb.GetEngineRequest()).code() is code

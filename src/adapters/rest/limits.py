@@ -19,7 +19,6 @@ import contextlib
 import logging
 import ssl
 from asyncio.sslproto import SSLProtocol
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -27,15 +26,11 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from adapters.limits import Rates, client_of
+from adapters.limits import Rates, Shares
 from adapters.rest.problems import problem
 from domain.errors import TooManyRequests
 
 log = logging.getLogger(__name__)
-
-SHARE = 8
-"""One address may have an eighth of all connections, so that it takes eight to take them all.
-This machine may have them all: a proxy in front of us has everybody's."""
 
 MAX_UNREAD = 4_096
 """Messages of one WebSocket that came in one piece and aren't handled yet, a few hundred bytes
@@ -79,14 +74,13 @@ class Connections:
         patience: Patience | None = None,
     ) -> None:
         self._most = most
-        self._most_of_one = max(1, most // SHARE)
+        self._shares = Shares(most)
         self.context = context
         if context is not None:
             SSLProtocol.max_size = TLS_BUFFER_BYTES
         self.patience = patience or Patience()
         self._all: dict[_Connection, None] = {}
         self._silent: dict[_Connection, None] = {}
-        self._of: Counter[str] = Counter()
         self._by_transport: dict[asyncio.BaseTransport, _Connection] = {}
         self._kept_out = 0
         self._said_at = float("-inf")
@@ -127,16 +121,14 @@ class Connections:
     # -- in and out ----------------------------------------------------------------
 
     def let_in(self, connection: _Connection) -> bool:
-        address = connection.address
-        if address and self._of[address] >= self._most_of_one:
+        if not self._shares.take(connection.address):
             self._keep_out()
             return False
         if len(self._all) >= self._most and not self._make_room():
+            self._shares.give_back(connection.address)
             self._keep_out()
             return False
         self._all[connection] = self._silent[connection] = None
-        if address:
-            self._of[address] += 1
         return True
 
     def left(self, connection: _Connection) -> None:
@@ -146,10 +138,7 @@ class Connections:
         self._silent.pop(connection, None)
         if connection.transport is not None:
             self._by_transport.pop(connection.transport, None)
-        if connection.address:
-            self._of[connection.address] -= 1
-            if not self._of[connection.address]:
-                del self._of[connection.address]
+        self._shares.give_back(connection.address)
 
     def speaks_through(self, transport: asyncio.BaseTransport, connection: _Connection) -> None:
         self._by_transport[transport] = connection
@@ -181,7 +170,7 @@ class Connections:
         if now - self._said_at >= SAY_EVERY_S:
             log.warning(
                 "%d connections kept out: there are %d (RUSHES_CONNECTIONS is %d, and %d from "
-                "one address)", self._kept_out, len(self._all), self._most, self._most_of_one,
+                "one address)", self._kept_out, len(self._all), self._most, self._shares.each,
             )  # fmt: skip
             self._kept_out, self._said_at = 0, now
 
@@ -219,7 +208,7 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._raw = transport
         peer = transport.get_extra_info("peername")
-        self.address = _counted(peer[0]) if isinstance(peer, tuple) else ""
+        self.address = peer[0] if isinstance(peer, tuple) else ""
         if not self._connections.let_in(self):
             transport.abort()
         elif self._connections.context is None:
@@ -296,12 +285,6 @@ class _Connection(asyncio.Protocol):
         if self._raw is not None:
             self._raw.abort()
         self._connections.left(self)
-
-
-def _counted(address: str) -> str:
-    """Whose share it comes off; empty for this machine, which may have all."""
-    client = client_of(address)
-    return "" if client.startswith("127.") or client == "::/64" else client
 
 
 class Limits:

@@ -1,20 +1,17 @@
 """Calls whose message doesn't come are given up, and take nobody's place meanwhile.
 
 gRPC waits for the one message of a request for ever, and each call that waits is one of
-those that may be open at a time. So every method is registered as one that reads its
-request itself: until it has, it can be ended with a status like any other.
+those that may be open at a time. So the message is read here: until it has come, a call
+can be ended with a status like any other.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-import grpc
 from grpc import aio
 
-from adapters.rpc.guard import refuse
 from domain.errors import InvalidInput, Unavailable
 
 LOOK_EVERY_S = 1.0
@@ -28,17 +25,12 @@ CROWD = 1_000
 CROWDED_LOOKS = 2
 """That it may miss when there are more such calls than this."""
 
-FREE = "/grpc.health.v1.Health/"
 MOST_FREE = 200
 """Calls without a message that nobody needs a token for. One more, and the oldest goes at once:
 who isn't let in can't keep out who is."""
 
-Method = Callable[[Any, aio.ServicerContext[Any, Any]], Awaitable[Any]]
 
-
-class Patience(aio.ServerInterceptor):
-    """Around all others, so that they are given what was read."""
-
+class Patience:
     def __init__(self) -> None:
         self._waiting: dict[asyncio.Task[Any], int] = {}
         self._free: dict[asyncio.Task[Any], None] = {}
@@ -60,48 +52,29 @@ class Patience(aio.ServerInterceptor):
         self._free.pop(task, None)
         task.cancel()
 
-    async def intercept_service(
-        self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
-        ],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler: Any = await continuation(handler_call_details)
-        if handler is None or handler.request_streaming:
-            return handler
-        coders = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
-        free = handler_call_details.method.startswith(FREE)
-        if handler.response_streaming:
-            method = self._reading(handler.unary_stream, free=free)
-            return grpc.stream_stream_rpc_method_handler(method, **coders)
-        method = self._reading(handler.unary_unary, free=free)
-        return grpc.stream_unary_rpc_method_handler(method, **coders)
+    async def message(self, context: aio.ServicerContext[Any, Any], *, free: bool = False) -> Any:
+        """The one message of this task's call. free: nobody needed a token to come so far.
 
-    def _reading(self, method: Method, *, free: bool) -> Method:
-        async def reading(_: Any, context: aio.ServicerContext[Any, Any]) -> Any:
-            task = asyncio.current_task()
-            assert task is not None
-            self._waiting[task] = self._looks
+        Raises ``Unavailable`` if it doesn't come; ``InvalidInput`` if there is none.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        if free:
+            if len(self._free) >= MOST_FREE:
+                self._give_up(next(iter(self._free)))
+            self._free[task] = None
+        self._waiting[task] = self._looks
+        try:
+            message = await context.read()
+        except asyncio.CancelledError:
+            if task in self._waiting:
+                raise  # the client has gone away, or the server stops
+            task.uncancel()
+            raise Unavailable("the message of the request didn't come") from None
+        finally:
+            self._waiting.pop(task, None)
             if free:
-                if len(self._free) >= MOST_FREE:
-                    self._give_up(next(iter(self._free)))
-                self._free[task] = None
-            try:
-                request = await context.read()
-            except asyncio.CancelledError:
-                if task in self._waiting:
-                    raise  # the client has gone away, or the server stops
-                task.uncancel()
-                return await refuse(context, Unavailable("the message of the request didn't come"))
-            finally:
-                self._waiting.pop(task, None)
                 self._free.pop(task, None)
-            if request is aio.EOF:
-                return await refuse(context, InvalidInput("the request has no message"))
-            return await method(request, context)
-
-        return reading
+        if message is aio.EOF:
+            raise InvalidInput("the request has no message")
+        return message

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 import grpc
 from grpc import aio
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from adapters.audit import Audit
-from adapters.limits import Rates
-from adapters.rpc.access import Door
-from adapters.rpc.guard import Guard
+from adapters.limits import Rates, Shares
+from adapters.rpc.access import SERVICE
+from adapters.rpc.calls import Calls
 from adapters.rpc.health import Health
 from adapters.rpc.patience import Patience
-from adapters.rpc.pb import pipeline_pb2 as pb
 from adapters.rpc.pb import pipeline_pb2_grpc as pb_grpc
 from adapters.rpc.service import PipelineService
 from adapters.tls import Identity
@@ -33,8 +33,6 @@ from application.settle import Settle
 from application.status import Status
 from application.trigger import Trigger
 from domain.errors import Unavailable
-
-SERVICE = pb.DESCRIPTOR.services_by_name["PipelineService"].full_name
 
 LONG_POLLS = frozenset({f"/{SERVICE}/ClaimStep"})
 """Calls that may wait for minutes, and are ended at the stop as streams are."""
@@ -93,11 +91,9 @@ OPTIONS = (
 )
 
 
-def _credentials(identity: Identity) -> grpc.ServerCredentials:
-    return grpc.ssl_server_credentials(
-        [(identity.key, identity.chain)],
-        root_certificates=identity.client_ca,
-        require_client_auth=identity.client_ca is not None,
+def _shown(identity: Identity) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(identity.key, identity.chain)], root_certificates=identity.client_ca
     )
 
 
@@ -123,7 +119,7 @@ class RpcServer:
         audit: Audit,
         rates: Rates,
     ) -> None:
-        self._service = PipelineService(
+        service = PipelineService(
             trigger=trigger,
             status=status,
             retry=retry,
@@ -137,15 +133,31 @@ class RpcServer:
             claims=claims,
             feed=feed,
         )
-        self._guard = Guard(long_polls=LONG_POLLS, rates=rates)
-        self._door = Door(access, audit, self._guard, service=SERVICE, long_polls=LONG_POLLS)
 
         async def ready() -> None:
             await status.list(Query(limit=1))
 
         self._health = Health((SERVICE,), ready)
-        self._server: aio.Server | None = None
         self._patience = Patience()
+        self._calls = Calls(
+            access=access,
+            audit=audit,
+            rates=rates,
+            shares=Shares(MAX_CONCURRENT_RPCS),
+            patience=self._patience,
+            long_polls=LONG_POLLS,
+        )
+        pb_grpc.add_PipelineServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            service, self._calls
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._calls)
+        reflected = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            reflection.aio.ReflectionServicer(service_names=reflected), self._calls
+        )
+        self._server: aio.Server | None = None
+        self._credentials: grpc.ServerCredentials | None = None  # gRPC doesn't keep them
+        self._renewed: deque[grpc.ServerCertificateConfiguration] = deque(maxlen=1)
         self._looking: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int, identity: Identity | None = None) -> int:
@@ -155,24 +167,19 @@ class RpcServer:
 
         Raises ``Unavailable``, naming the address, if it can't be listened on.
         """
-        server = aio.server(
-            interceptors=[self._patience, self._door, self._guard],
-            options=OPTIONS,
-            maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS,
-        )
-        pb_grpc.add_PipelineServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            self._service, server
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection(
-            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-        )
+        server = aio.server(options=OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS)
+        server.add_generic_rpc_handlers((self._calls,))
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             if identity is None:
                 bound = server.add_insecure_port(address)
             else:
-                bound = server.add_secure_port(address, _credentials(identity))
+                self._credentials = grpc.dynamic_ssl_server_credentials(
+                    _shown(identity),
+                    self._look_for_another,  # type: ignore[arg-type]  # it may answer None
+                    require_client_authentication=identity.client_ca is not None,
+                )
+                bound = server.add_secure_port(address, self._credentials)
         except RuntimeError:
             await server.stop(None)
             raise Unavailable(
@@ -183,13 +190,25 @@ class RpcServer:
         self._server = server
         return bound
 
+    def show(self, identity: Identity) -> None:
+        """To whoever connects from now on."""
+        self._renewed.append(_shown(identity))
+
+    def _look_for_another(self) -> grpc.ServerCertificateConfiguration | None:
+        """What is shown from now on; None: the same. gRPC asks at each connection, on a thread
+        of its own."""
+        try:
+            return self._renewed.pop()
+        except IndexError:
+            return None
+
     async def stop(self, grace_s: float) -> None:
         """Serve nobody new. Streams and long polls end, other calls have ``grace_s`` to end."""
         if self._server is None:
             return
         server, self._server = self._server, None
         self._health.stop()
-        self._guard.end_streams()
+        self._calls.end_streams()
         await server.stop(grace_s)
         if self._looking is not None:
             self._looking.cancel()

@@ -24,8 +24,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from adapters import tls
-from adapters.limits import FAILURES, Rates
-from adapters.rest.limits import MAX_UNREAD, SHARE, Connections, Limits, Patience, _Connection
+from adapters.limits import FAILURES, SHARE, Rates
+from adapters.rest.limits import MAX_UNREAD, Connections, Limits, Patience, _Connection
 from adapters.rest.problems import problem
 from domain.errors import Unauthenticated
 from tests.certificates import Authority

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,47 +10,21 @@ from typing import Any
 import grpc
 import pytest
 
-from adapters.audit import Audit
-from adapters.rpc.access import NEEDS, Door
-from adapters.rpc.guard import Guard, address_of
+from adapters.rpc.access import NEEDS
+from adapters.rpc.calls import address_of
 from adapters.rpc.pb import pipeline_pb2 as pb
 from application.access import Access
 from tests.adapters.rpc.conftest import PATIENCE_S, House
+from tests.adapters.rpc.test_calls import KEY, OWNER, call, calls_of, served
 from tests.adapters.rpc.test_external import until_waiting
 from tests.adapters.rpc.test_service import read, refusal
 from tests.fakes.access import unlocked
 from tests.fakes.world import FakeClock, until
 
-KEY = "the owner's key"
-
 
 @pytest.fixture
 def access() -> Access:
     return unlocked(FakeClock(), owner_key=KEY)
-
-
-@contextlib.asynccontextmanager
-async def served(access: Access, **methods: Any) -> AsyncIterator[Any]:
-    """A channel to ``t.T``, of which the table knows nothing."""
-    handlers = {
-        name: getattr(grpc, f"{name}_rpc_method_handler")(method)
-        for name, method in methods.items()
-    }
-    guard = Guard(long_polls=("/t.T/unary_unary",))
-    door = Door(access, Audit(FakeClock()), guard, service="t.T", long_polls=("/t.T/unary_unary",))
-    server = grpc.aio.server(interceptors=[door, guard])
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield channel
-    await server.stop(PATIENCE_S)
-
-
-def call(channel: Any, kind: str, *shown: tuple[str, str]) -> Any:
-    multi = getattr(channel, kind)(f"/t.T/{kind}")
-    asked = iter([b"request"]) if kind.startswith("stream") else b"request"
-    return multi(asked, metadata=shown, timeout=PATIENCE_S)
 
 
 async def answer(request: Any, context: Any) -> bytes:
@@ -74,7 +47,7 @@ KINDS = {
 async def test_a_method_that_nobody_has_thought_of_is_open_to_nobody(
     access: Access, kind: str
 ) -> None:
-    async with served(access, **{kind: KINDS[kind]}) as channel:
+    async with served(calls_of(access), **{kind: KINDS[kind]}) as channel:
 
         async def outcome(*shown: tuple[str, str]) -> Any:
             called = call(channel, kind, *shown)
@@ -86,7 +59,7 @@ async def test_a_method_that_nobody_has_thought_of_is_open_to_nobody(
         assert (code, word) == (grpc.StatusCode.PERMISSION_DENIED, "not_permitted")
         assert "service" in why
         assert "tokens" in why
-        owner = call(channel, kind, ("x-rushes-key", KEY))
+        owner = call(channel, kind, OWNER)
         assert await (read(owner) if kind.endswith("stream") else owner) == b"answer"
 
 
@@ -104,7 +77,8 @@ async def test_what_waits_ends_when_who_asked_may_not_any_more(access: Access, k
 
     token, text = await access.new("admin")
     methods = {"unary_unary": wait, "unary_stream": stream}
-    async with served(access, **{kind: methods[kind]}) as channel:
+    calls = calls_of(access, long_polls=("/t.T/unary_unary",))
+    async with served(calls, **{kind: methods[kind]}) as channel:
         called = call(channel, kind, ("authorization", f"Bearer {text}"))
         ended = asyncio.ensure_future(refusal(read(called) if kind.endswith("stream") else called))
         await begun.wait()
@@ -115,7 +89,7 @@ async def test_what_waits_ends_when_who_asked_may_not_any_more(access: Access, k
 async def test_a_request_is_not_read_before_it_is_known_who_asks(house: House) -> None:
     await house.access.new("viewer")
     name = pb.DESCRIPTOR.services_by_name["PipelineService"].full_name
-    for method in NEEDS:
+    for method in (*NEEDS, "FormatCard"):
         garbled = house.channel.unary_unary(f"/{name}/{method}")(b"\xff\xff\xff")
         code, word, why = await refusal(garbled)
         assert (code, word) == (grpc.StatusCode.UNAUTHENTICATED, "unauthenticated")

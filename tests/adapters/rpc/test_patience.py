@@ -11,12 +11,15 @@ import grpc
 import pytest
 from grpc import aio
 
-from adapters.rpc.guard import Guard
-from adapters.rpc.patience import FREE, MOST_FREE, Patience
+from adapters.rpc.access import FREE
+from adapters.rpc.patience import MOST_FREE, Patience
+from tests.adapters.rpc import test_calls
+from tests.adapters.rpc.test_calls import calls_of
 
 DEADLINE_S = 10.0
 MOST = MOST_FREE + 100
 ONE, MANY = "/test/One", "/test/Many"
+OWNER = (test_calls.OWNER,)
 
 
 @contextlib.asynccontextmanager
@@ -28,38 +31,38 @@ async def serving(patience: Patience, look_every_s: float = 0.01) -> AsyncIterat
         yield request
         yield request
 
-    guard = Guard()
-    server = aio.server(interceptors=[patience, guard], maximum_concurrent_rpcs=MOST)
+    calls = calls_of(patience=patience)
     methods = {
         "One": grpc.unary_unary_rpc_method_handler(one),
         "Many": grpc.unary_stream_rpc_method_handler(many),
     }
     free = {"Check": grpc.unary_unary_rpc_method_handler(one)}
-    server.add_generic_rpc_handlers(
-        (
-            grpc.method_handlers_generic_handler("test", methods),
-            grpc.method_handlers_generic_handler(FREE.strip("/"), free),
-        )
-    )
+    calls.add_registered_method_handlers("test", methods)
+    calls.add_registered_method_handlers(FREE.strip("/"), free)
+    server = aio.server(maximum_concurrent_rpcs=MOST)
+    server.add_generic_rpc_handlers((calls,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     looking = asyncio.create_task(patience.run(look_every_s))
     async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
     looking.cancel()
-    guard.end_streams()
+    calls.end_streams()
     await server.stop(0)
 
 
 @pytest.mark.parametrize("method", [ONE, MANY])
 async def test_a_call_without_its_message_is_given_up_and_frees_its_place(method: str) -> None:
     async with serving(Patience()) as channel, asyncio.timeout(DEADLINE_S):
-        silent = [channel.stream_stream(method)() for _ in range(MOST)]
+        silent = [channel.stream_stream(method)(metadata=OWNER) for _ in range(MOST)]
         for call in silent:
             assert await call.code() is grpc.StatusCode.UNAVAILABLE
             assert "didn't come" in await call.details()
-        assert await channel.unary_unary(ONE)(b"here") == b"here"
-        assert [each async for each in channel.unary_stream(MANY)(b"x")] == [b"x", b"x"]
+        assert await channel.unary_unary(ONE)(b"here", metadata=OWNER) == b"here"
+        assert [each async for each in channel.unary_stream(MANY)(b"x", metadata=OWNER)] == [
+            b"x",
+            b"x",
+        ]
 
 
 async def test_calls_that_are_free_keep_nobody_out() -> None:
@@ -68,7 +71,7 @@ async def test_calls_that_are_free_keep_nobody_out() -> None:
         silent = [check() for _ in range(MOST_FREE + 50)]
         while sum(call.done() for call in silent) < 50:
             await asyncio.sleep(0.01)
-        assert await channel.unary_unary(ONE)(b"here") == b"here"
+        assert await channel.unary_unary(ONE)(b"here", metadata=OWNER) == b"here"
         assert await channel.unary_unary(f"{FREE}Check")(b"here") == b"here"
         for call in silent:
             if call.done():
@@ -78,7 +81,7 @@ async def test_calls_that_are_free_keep_nobody_out() -> None:
 
 async def test_a_call_that_ends_without_a_message_is_refused() -> None:
     async with serving(Patience()) as channel, asyncio.timeout(DEADLINE_S):
-        call = channel.stream_unary(ONE)()
+        call = channel.stream_unary(ONE)(metadata=OWNER)
         await call.done_writing()
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
 
@@ -87,9 +90,9 @@ async def test_who_goes_away_without_a_message_leaves_nothing_behind() -> None:
     patience = Patience()
     async with serving(patience) as channel, asyncio.timeout(DEADLINE_S):
         for _ in range(30):
-            call = channel.stream_stream(ONE)()
+            call = channel.stream_stream(ONE)(metadata=OWNER)
             await call.wait_for_connection()
             call.cancel()
-        assert await channel.unary_unary(ONE)(b"here") == b"here"
+        assert await channel.unary_unary(ONE)(b"here", metadata=OWNER) == b"here"
         while patience._waiting:
             await asyncio.sleep(0.01)

@@ -15,9 +15,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from adapters.rpc import health as rpc_health
 from adapters.rpc import server as rpc_server
-from adapters.rpc.guard import MAX_DETAILS_BYTES
+from adapters.rpc.access import SERVICE
+from adapters.rpc.calls import MAX_DETAILS_BYTES
 from adapters.rpc.pb import pipeline_pb2 as pb
-from adapters.rpc.server import MAX_REQUEST_BYTES, SERVICE
+from adapters.rpc.server import MAX_REQUEST_BYTES
 from adapters.status_codes import STATUS, Status
 from application.feed import StepProgress
 from domain import errors
@@ -74,7 +75,7 @@ async def test_a_bug_is_told_to_the_log_and_to_nobody_else(
 ) -> None:
     for refused in await both_kinds_of_call(house, KeyError("the secret")):
         assert refused == (grpc.StatusCode.INTERNAL, "internal", "internal error")
-    bugs = [record for record in caplog.records if record.name == "adapters.rpc.guard"]
+    bugs = [record for record in caplog.records if record.name == "adapters.rpc.calls"]
     assert [record.getMessage() for record in bugs] == [
         "a bug in /rushes.v1.PipelineService/GetExecution",
         "a bug in /rushes.v1.PipelineService/WatchExecution",
