@@ -49,7 +49,7 @@ from application.catalogue import Catalogue
 from application.ports import Executions
 from application.transition import recorded
 from benchmarks import peer
-from bootstrap import Container, running
+from bootstrap import Container, running, spare_collector
 from domain.definition import PipelineDefinition
 from domain.execution import Execution
 
@@ -277,8 +277,10 @@ def container_on(database: Path, pipelines: Sequence[Pipeline], **flags: str) ->
 async def engine_round(folder: Path, chains: int, diamonds: int) -> dict[str, Any]:
     container = container_on(folder / "engine.db", [CHAIN, DIAMOND, OUTSIDE], pools=WIDE_POOL)
     raw = raw_commits(folder, CHAIN.definition, grouped=1)
-    gc.freeze()  # as ``rushes serve`` does
+    spare_collector()  # here and below, as ``rushes serve`` does
     async with running(container):
+        gc.collect()
+        spare_collector()
         await throughput(container, "chain", 100)  # warm
         to_start, to_end = await latency(container)
         chain = await throughput(container, "chain", chains)

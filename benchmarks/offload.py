@@ -59,6 +59,10 @@ BUFFER_BYTES = 4 * 1024 * 1024
 THROTTLED_BYTES_PER_S = 80 * 1024 * 1024
 """As a card gives them; slow enough that this machine's own disk and cores aren't the limit."""
 
+KEPT_BYTES = 1024 * 1024 * 1024
+"""A smaller copy stays until the end. After ten thousand removals some file systems (ext4 without
+a journal) search for minutes with every new file: the next one in turn would pay for it."""
+
 THROTTLED_ROUNDS = 1
 """It takes as long as the disks take, every time."""
 
@@ -320,14 +324,15 @@ def compare(folder: Path, name: str, count: int, size_bytes: int, rounds: int) -
         if shutil.which(peer):
             ways[peer] = beside(card, way)
     taken: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        for go in ways.values():
-            here = folder / "round"
+    total_bytes = count * size_bytes
+    for number in range(rounds):
+        for way, go in ways.items():
+            here = folder / f"{name}-{number}-{way}"
             here.mkdir()
             for what, seconds in go(here).items():
                 taken.setdefault(what, []).append(seconds)
-            shutil.rmtree(here)
-    total_bytes = count * size_bytes
+            if total_bytes > KEPT_BYTES:
+                shutil.rmtree(here)
     medians = {what: statistics.median(seconds) for what, seconds in taken.items()}
     print(f"\n{name}: {count} files, {total_bytes / 1e9:.2f} GB; medians of {rounds}")
     print(f"  {'':<42}{'s':>8}{'from':>8}{'to':>8}{'MB/s':>8}{'files/s':>9}{'times ours':>12}")

@@ -58,7 +58,7 @@ from benchmarks.engine import (
     pooled,
     run_through,
 )
-from bootstrap import Container, running
+from bootstrap import Container, running, spare_collector
 from domain.execution import ExecutionStatus
 
 HISTORY = (100, 10_000, 1_000_000)
@@ -185,7 +185,7 @@ def _settled(database: Path) -> int:
 async def on_history(database: Path, count: int, chains: int) -> dict[str, Any]:
     """What a start, a step and the reads cost with ``count`` finished executions."""
     container = container_on(database, [CHAIN, DIAMOND], pools=WIDE_POOL)
-    gc.freeze()  # as ``rushes serve`` does
+    spare_collector()  # as ``rushes serve`` does
     began = time.perf_counter()
     async with running(container):
         started = time.perf_counter() - began
@@ -334,7 +334,7 @@ def _show_history(
 async def many(folder: Path, chains: int, diamonds: int) -> dict[str, Any]:
     """64 and then 1,000 in flight; the last with the pool that is there by default."""
     measured: dict[str, Any] = {}
-    gc.freeze()
+    spare_collector()
     for name, in_flight, flags in (
         ("few", IN_FLIGHT, {"pools": MANY_POOL}),
         ("many", MANY, {"pools": MANY_POOL}),
@@ -421,7 +421,7 @@ def fan(count: int, at_once: int, said_bytes: int) -> Pipeline:
 async def large(database: Path, count: int, at_once: int, said_bytes: int) -> dict[str, Any]:
     """Microseconds a step, from the trigger to the end, with the slots that there are."""
     container = container_on(database, [CHAIN, fan(count, at_once, said_bytes)])
-    gc.freeze()
+    spare_collector()
     async with running(container):
         await run_through(container, "chain", IN_FLIGHT, IN_FLIGHT)  # warm
         busy = time.process_time()
@@ -561,7 +561,7 @@ async def start_again(database: Path, count: int) -> dict[str, Any]:
     ).fetchone()
     connection.close()
     container = container_on(database, [interrupted(middle)], pools="middle=32")
-    gc.freeze()
+    spare_collector()
     left = count
     began = time.perf_counter()
     async with running(container):

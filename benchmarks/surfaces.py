@@ -13,7 +13,7 @@ Who asks is a process of its own, on sockets, without a library that would be sl
 what it measures. Ours and the bare ones take turns, ``--rounds`` times, each round in new
 processes, and medians are printed.
 
-    python -m benchmarks.surfaces [--rounds 3] [--folder DIR]
+    python -m benchmarks.surfaces [--part answers --part load ...] [--rounds 3] [--folder DIR]
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
@@ -429,10 +430,12 @@ async def serve_rushes(folder: Path) -> None:
     stop, started = asyncio.Event(), asyncio.Event()
 
     def ready(addresses: bootstrap.Addresses) -> None:
+        gc.collect()
+        bootstrap.spare_collector()
         say({"http": addresses.http.removeprefix("http://"), "grpc": addresses.grpc})
         started.set()
 
-    gc.freeze()  # as ``rushes serve`` does
+    bootstrap.spare_collector()  # here and above, as ``rushes serve`` does
     serving = asyncio.create_task(bootstrap.serve(settings, stop=stop, ready=ready))
     await asyncio.wait(
         {serving, asyncio.create_task(started.wait())}, return_when="FIRST_COMPLETED"
@@ -563,73 +566,107 @@ def asked(*arguments: object) -> Any:
         return process.read()
 
 
-def one_round(folder: Path) -> dict[str, Any]:
+@dataclass
+class Sides:
+    """The product's server and a bare one, each a process with its addresses."""
+
+    ours: Process
+    at: dict[str, str]
+    bare: Process
+    floor: dict[str, str]
+    reference: str
+
+    @property
+    def path(self) -> str:
+        return f"/api/pipeline/{self.reference}"
+
+
+def answers(sides: Sides) -> dict[str, Any]:
+    """One execution's status, over REST and over gRPC."""
+    measured: dict[str, Any] = {}
+    message = b"\x0a" + bytes([len(sides.reference)]) + sides.reference.encode()
+    call = ("ask-grpc", sides.at["grpc"], GET_EXECUTION, message.hex())
+    bare_call = ("ask-grpc", sides.floor["grpc"], "/bare.Bare/Get", message.hex())
+    for name, process, *asking in (
+        ("bare_http", sides.bare, "ask-http", sides.floor["http"], sides.path),
+        ("http", sides.ours, "ask-http", sides.at["http"], sides.path),
+        ("grpc", sides.ours, *call),
+        ("bare_grpc", sides.bare, *bare_call),
+    ):
+        if name == "bare_grpc":
+            sides.bare.ask(answer=[0] * (measured["grpc_size"] - GRPC_PREFIX_BYTES))
+        before_s = process.cpu_s()
+        found = asked(*asking)
+        measured[name], measured[f"{name}_size"] = found["rate"], found["size"]
+        measured[f"{name}_cpu"] = (process.cpu_s() - before_s) / found["answers"]
+    assert measured["bare_grpc_size"] == measured["grpc_size"]
+    return measured
+
+
+def load(sides: Sides) -> dict[str, Any]:
+    """The status over REST while the engine runs as fast as it can."""
+    sides.ours.tell(load=LOAD_S)
+    took = asked("ask-http-at-times", sides.at["http"], sides.path, LOAD_S - 1)["took"]
+    return {"took": took, "chains": sides.ours.read()["rate"]}
+
+
+def frontends(sides: Sides) -> dict[str, Any]:
+    """A thousand of them: what they take when idle, and how soon they are told."""
+    measured: dict[str, Any] = {}
+    ours, bare, address = sides.ours, sides.bare, sides.at["http"]
+    asked("frontends-that-leave", address)  # so that what is loaded once is there
+    memory = psutil.Process(ours.process.pid).memory_info
+    time.sleep(1)
+    before_bytes = memory().rss
+    with a_process("frontends", address) as players:
+        players.read()
+        time.sleep(1)
+        measured["idle"] = memory().rss - before_bytes
+        committed = dict(ours.ask(pace=EVENTS)["committed"])
+        before_s = ours.cpu_s()
+        began = ours.ask(tell=[MESSAGES, 1])["began"]
+        found = players.read()
+        measured["told"] = FRONTENDS * MESSAGES / (found["ended"] - began)
+        measured["told_cpu"] = (ours.cpu_s() - before_s) / FRONTENDS / MESSAGES
+        heard = [(number, now) for number, now in found["heard"] if number in committed]
+        measured["latencies"] = [now - committed[number] for number, now in heard]
+        assert len(heard) == FRONTENDS * len(committed)
+    with a_process("frontends", address) as players:
+        players.read()
+        before_s = ours.cpu_s()
+        began = ours.ask(tell=[FLOOD * MESSAGES, FLOOD_TOGETHER])["began"]
+        found = players.read()
+        measured["flood"] = FRONTENDS * FLOOD * MESSAGES / (found["ended"] - began)
+        measured["flood_cpu"] = (ours.cpu_s() - before_s) / FRONTENDS / FLOOD / MESSAGES
+        size = found["size"] // FRONTENDS // FLOOD // MESSAGES
+    with a_process("frontends", sides.floor["http"]) as players:
+        players.read()
+        before_s = bare.cpu_s()
+        began = bare.ask(tell=[MESSAGES, size])["began"]
+        found = players.read()
+        measured["bare_told"] = FRONTENDS * MESSAGES / (found["ended"] - began)
+        measured["bare_told_cpu"] = (bare.cpu_s() - before_s) / FRONTENDS / MESSAGES
+    return measured
+
+
+PARTS = {"answers": answers, "load": load, "frontends": frontends}
+
+
+def one_round(folder: Path, parts: Collection[str]) -> dict[str, Any]:
     measured: dict[str, Any] = {}
     with a_process("rushes", folder) as ours, a_process("bare") as bare:
         at, floor = ours.read(), bare.read()
-        reference = ours.ask(ingest=True)["reference"]
-        path = f"/api/pipeline/{reference}"
-        answer = httpx2.get(f"http://{at['http']}{path}", trust_env=False).json()
+        sides = Sides(ours, at, bare, floor, ours.ask(ingest=True)["reference"])
+        answer = httpx2.get(f"http://{at['http']}{sides.path}", trust_env=False).json()
         assert (answer["status"], len(answer["steps"])) == ("completed", 6), answer
-
-        message = b"\x0a" + bytes([len(reference)]) + reference.encode()
-        call = ("ask-grpc", at["grpc"], GET_EXECUTION, message.hex())
-        bare_call = ("ask-grpc", floor["grpc"], "/bare.Bare/Get", message.hex())
-        for name, process, *asking in (
-            ("bare_http", bare, "ask-http", floor["http"], path),
-            ("http", ours, "ask-http", at["http"], path),
-            ("grpc", ours, *call),
-            ("bare_grpc", bare, *bare_call),
-        ):
-            if name == "bare_grpc":
-                bare.ask(answer=[0] * (measured["grpc_size"] - GRPC_PREFIX_BYTES))
-            before_s = process.cpu_s()
-            found = asked(*asking)
-            measured[name], measured[f"{name}_size"] = found["rate"], found["size"]
-            measured[f"{name}_cpu"] = (process.cpu_s() - before_s) / found["answers"]
-        assert measured["bare_grpc_size"] == measured["grpc_size"]
-
-        ours.tell(load=LOAD_S)
-        measured["took"] = asked("ask-http-at-times", at["http"], path, LOAD_S - 1)["took"]
-        measured["chains"] = ours.read()["rate"]
-
-        asked("frontends-that-leave", at["http"])  # so that what is loaded once is there
-        memory = psutil.Process(ours.process.pid).memory_info
-        time.sleep(1)
-        before_bytes = memory().rss
-        with a_process("frontends", at["http"]) as frontends:
-            frontends.read()
-            time.sleep(1)
-            measured["idle"] = memory().rss - before_bytes
-            committed = dict(ours.ask(pace=EVENTS)["committed"])
-            before_s = ours.cpu_s()
-            began = ours.ask(tell=[MESSAGES, 1])["began"]
-            found = frontends.read()
-            measured["told"] = FRONTENDS * MESSAGES / (found["ended"] - began)
-            measured["told_cpu"] = (ours.cpu_s() - before_s) / FRONTENDS / MESSAGES
-            heard = [(number, now) for number, now in found["heard"] if number in committed]
-            measured["latencies"] = [now - committed[number] for number, now in heard]
-            assert len(heard) == FRONTENDS * len(committed)
-        with a_process("frontends", at["http"]) as frontends:
-            frontends.read()
-            before_s = ours.cpu_s()
-            began = ours.ask(tell=[FLOOD * MESSAGES, FLOOD_TOGETHER])["began"]
-            found = frontends.read()
-            measured["flood"] = FRONTENDS * FLOOD * MESSAGES / (found["ended"] - began)
-            measured["flood_cpu"] = (ours.cpu_s() - before_s) / FRONTENDS / FLOOD / MESSAGES
-            size = found["size"] // FRONTENDS // FLOOD // MESSAGES
-        with a_process("frontends", floor["http"]) as frontends:
-            frontends.read()
-            before_s = bare.cpu_s()
-            began = bare.ask(tell=[MESSAGES, size])["began"]
-            found = frontends.read()
-            measured["bare_told"] = FRONTENDS * MESSAGES / (found["ended"] - began)
-            measured["bare_told_cpu"] = (bare.cpu_s() - before_s) / FRONTENDS / MESSAGES
+        for name, part in PARTS.items():
+            if name in parts:
+                measured |= part(sides)
         ours.tell(stop=True)
     return measured
 
 
-def show(rounds: list[dict[str, Any]]) -> None:
+def show(rounds: list[dict[str, Any]], parts: Collection[str]) -> None:
     def median(name: str) -> float:
         return statistics.median(each[name] for each in rounds)
 
@@ -642,34 +679,37 @@ def show(rounds: list[dict[str, Any]]) -> None:
             f"of the processor's time {floor_cpu / cpu:.2f}"
         )
 
-    size, grpc_size = (rounds[0][name] for name in ("http_size", "grpc_size"))
-    line(f"status, {size} bytes", "http", "bare_http", 0.5, "bare Starlette")
-    took = [1000 * each for one in rounds for each in one["took"]]
-    print(
-        f"{'  engine at full load':<24} p50 {percentile(took, 0.5):.1f} ms  "
-        f"p99 {percentile(took, 0.99):.1f} ms (aim: 20)   "
-        f"{ASKED_PER_S} asked a second, {median('chains'):,.0f} chains/s"
-    )
-    line(f"GetExecution, {grpc_size} bytes", "grpc", "bare_grpc", 0.7, "bare method")
-    line(f"to {FRONTENDS:,} frontends", "told", "bare_told", 1.3, "bare loop")
-    line(f"  {FLOOD_TOGETHER} events at once", "flood", "bare_told", 1.3, "bare loop")
-    latencies = [1000 * each for one in rounds for each in one["latencies"]]
-    print(
-        f"{'commit to frontend':<24} p50 {percentile(latencies, 0.5):.1f} ms  "
-        f"p99 {percentile(latencies, 0.99):.1f} ms (aim: 25)   "
-        f"{EVENTS_PER_S} events a second to {FRONTENDS:,}"
-    )
-    print(f"{FRONTENDS:,} idle frontends    {median('idle') / 2**20:10.0f} MB (aim: 40)")
+    if "answers" in parts:
+        size, grpc_size = (rounds[0][name] for name in ("http_size", "grpc_size"))
+        line(f"status, {size} bytes", "http", "bare_http", 0.5, "bare Starlette")
+        line(f"GetExecution, {grpc_size} bytes", "grpc", "bare_grpc", 0.7, "bare method")
+    if "load" in parts:
+        took = [1000 * each for one in rounds for each in one["took"]]
+        print(
+            f"{'status at full load':<24} p50 {percentile(took, 0.5):.1f} ms  "
+            f"p99 {percentile(took, 0.99):.1f} ms (aim: 20)   "
+            f"{ASKED_PER_S} asked a second, {median('chains'):,.0f} chains/s"
+        )
+    if "frontends" in parts:
+        line(f"to {FRONTENDS:,} frontends", "told", "bare_told", 1.3, "bare loop")
+        line(f"  {FLOOD_TOGETHER} events at once", "flood", "bare_told", 1.3, "bare loop")
+        latencies = [1000 * each for one in rounds for each in one["latencies"]]
+        print(
+            f"{'commit to frontend':<24} p50 {percentile(latencies, 0.5):.1f} ms  "
+            f"p99 {percentile(latencies, 0.99):.1f} ms (aim: 25)   "
+            f"{EVENTS_PER_S} events a second to {FRONTENDS:,}"
+        )
+        print(f"{FRONTENDS:,} idle frontends    {median('idle') / 2**20:10.0f} MB (aim: 40)")
 
 
-def measure(folder: Path, rounds: int) -> None:
+def measure(folder: Path, rounds: int, parts: Collection[str]) -> None:
     print(f"machine                    {os.cpu_count()} cores; database in {folder.parent}")
     done = []
     for number in range(rounds):
         here = folder / str(number)
         here.mkdir()
-        done.append(one_round(here))
-    show(done)
+        done.append(one_round(here, parts))
+    show(done, parts)
 
 
 def leave_at_once(address: str) -> None:
@@ -705,11 +745,12 @@ def main() -> None:
         ROLES[sys.argv[1]](*sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--part", action="append", choices=PARTS, help="all, if none is named")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", help="where the database is made; the system's, otherwise")
     given = parser.parse_args()
     with place(given.folder) as folder:
-        measure(folder, given.rounds)
+        measure(folder, given.rounds, given.part or PARTS)
 
 
 if __name__ == "__main__":

@@ -260,10 +260,9 @@ class Advance:
     async def _report(
         self, reference: str | int, step_key: str, attempt: int, change: Change
     ) -> ExecutionView:
-        found = await self._executions.get(reference)
-        assert found.id is not None
-        updated = await self._executions.update(found.id, change)
-        self._progress.end(AttemptRef(found.id, step_key, attempt))
+        updated = await self._executions.update(reference, change)
+        assert updated.id is not None
+        self._progress.end(AttemptRef(updated.id, step_key, attempt))
         return self._status.view(updated)
 
 

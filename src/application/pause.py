@@ -18,14 +18,10 @@ class Pause:
     async def pause(self, reference: str | int) -> ExecutionView:
         """Nothing more of it starts; what runs goes on to its end, or stands still by itself."""
         now = self._clock.now()
-        found = await self._executions.get(reference)
-        assert found.id is not None
-        updated = await self._executions.update(found.id, lambda e: e.pause(at=now))
+        updated = await self._executions.update(reference, lambda e: e.pause(at=now))
         return self._status.view(updated)
 
     async def resume(self, reference: str | int) -> ExecutionView:
         now = self._clock.now()
-        found = await self._executions.get(reference)
-        assert found.id is not None
-        updated = await self._executions.update(found.id, lambda e: e.resume(at=now))
+        updated = await self._executions.update(reference, lambda e: e.resume(at=now))
         return self._status.view(updated)

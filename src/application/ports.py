@@ -103,8 +103,8 @@ class Executions(Protocol):
         """
         ...
 
-    async def update(self, execution_id: int, change: Change) -> Execution:
-        """Run ``change`` on a draft; adopt it if it returns, drop it if it raises.
+    async def update(self, reference: str | int, change: Change) -> Execution:
+        """Run ``change`` on a draft, adopted if it returns and dropped if it raises; by uuid or id.
 
         Only this caller sees what its change raised, whoever shares the commit.
         Changes of one execution run one after the other, each on what the one
@@ -351,9 +351,9 @@ class Jobs(Protocol):
         """The execution's job. The one that it has, if it has one (with its name and time).
 
         ``intake``: how much of it the ledger knew, as JSON.
-        A name that another job has, or that is ``taken``, gets ``-2``, ``-3`` and so
-        on. ``taken`` is called within the transaction: it answers at once, without
-        I/O. Raises ``AttemptOver`` if the attempt doesn't run.
+        A name that another job has, or has its own below, or that is ``taken``, gets
+        ``-2``, ``-3`` and so on. ``taken`` is called within the transaction: it answers at
+        once, without I/O. Raises ``AttemptOver`` if the attempt doesn't run.
         """
         ...
 
@@ -434,7 +434,9 @@ class Ledger(Protocol):
     def record(self, attempt: AttemptRef, job_id: int, copies: Sequence[VerifiedCopy]) -> None:
         """These stand verified under their final names. The same again is a no-op.
 
-        Raises ``AttemptOver`` if the attempt doesn't run; then nothing is recorded.
+        Raises ``AttemptOver`` if the attempt neither runs nor was cancelled while it did; then
+        nothing is recorded. After a cancel it may have to tell of what it had published by
+        then: no later attempt of that step ever will.
         """
         ...
 

@@ -17,7 +17,5 @@ class Retry:
         """Raises ``ExecutionNotFound``; ``IllegalTransition`` unless it has failed;
         ``CardBusy`` if another execution is at work on its card."""
         now = self._clock.now()
-        found = await self._executions.get(reference)
-        assert found.id is not None
-        updated = await self._executions.update(found.id, lambda e: e.retry(at=now))
+        updated = await self._executions.update(reference, lambda e: e.retry(at=now))
         return self._status.view(updated)

@@ -23,10 +23,8 @@ class Settle:
     async def skip(self, reference: str | int, step_key: str) -> ExecutionView:
         """It may be missing: what depends on it goes on without its output."""
         now = self._clock.now()
-        found = await self._executions.get(reference)
-        assert found.id is not None
         return self._status.view(
-            await self._executions.update(found.id, lambda e: e.waive(step_key, at=now))
+            await self._executions.update(reference, lambda e: e.waive(step_key, at=now))
         )
 
     async def complete(self, reference: str | int, step_key: str, output: object) -> ExecutionView:
@@ -36,8 +34,6 @@ class Settle:
         """
         given = json_object(output, "output")
         now = self._clock.now()
-        found = await self._executions.get(reference)
-        assert found.id is not None
         return self._status.view(
-            await self._executions.update(found.id, lambda e: e.settle(step_key, given, at=now))
+            await self._executions.update(reference, lambda e: e.settle(step_key, given, at=now))
         )

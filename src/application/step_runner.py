@@ -350,7 +350,7 @@ class StepRunner:
             data=Snapshot(execution.data),
             reports=_Reports(attempt, self._advance, self._progress, self._clock, self._threads),
             parameter=step.parameter,
-            params=json_copy(step.params),
+            params=json_copy(step.params) if step.params else {},
             checkpoint=None if step.checkpoint is None else json_copy(step.checkpoint),
         )
         returned: object
@@ -360,9 +360,9 @@ class StepRunner:
             returned = await self._threads.run(lambda: handler(context), long=True)
         if isinstance(returned, Awaitable):
             returned = await attempt.go_on_loop(returned)
-        output = json_object(
-            {} if returned is None else returned, f"the output of step {step.name!r}"
-        )
+        output: Mapping[str, Any] = {}
+        if returned is not None:
+            output = json_object(returned, f"the output of step {step.name!r}")
         return _Completed(output, context.job_id, context.announced)
 
     async def _report(self, ref: AttemptRef, report: Callable[[], Awaitable[None]]) -> None:

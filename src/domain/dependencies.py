@@ -97,19 +97,20 @@ def culprit_above(steps: Steps, step: Step) -> Step | None:
     return None
 
 
-def has_failed_above(steps: Steps, step: Step, failed: frozenset[str]) -> bool:
-    """Whether one of the steps in states that never satisfy is somewhere above this one."""
-    seen: set[str] = set()
-    above = list(waited_for(steps, step.depends_on))
+def held_up_by(steps: Steps, failed: Iterable[Step]) -> set[str]:
+    """The keys of the steps that can't start because of these, or of others that can't."""
+    found: set[str] = set()
+    told: set[str] = set()
+    above = list(failed)
     while above:
-        other = above.pop()
-        if other.key in seen or other.satisfies:
-            continue
-        if other.key in failed:
-            return True
-        seen.add(other.key)
-        above.extend(waited_for(steps, other.depends_on))
-    return False
+        step = above.pop()
+        names = {step.key, f"{step.name}:*"} if step.spec.dynamic else {step.key}
+        for other in dependents(steps, [*(names - told)]):
+            if other.key not in found and not other.satisfies:
+                found.add(other.key)
+                above.append(other)
+        told |= names
+    return found
 
 
 def would_wait_for_itself(definition: PipelineDefinition, steps: Steps, step: Step) -> bool:

@@ -112,10 +112,17 @@ class StepFact(Fact):
     def subject(self) -> str | None:
         return self.step_key
 
+    def _whose(self) -> dict[str, Any]:
+        """Which attempt of which step."""
+        return {"step_name": self.step_name, "step_key": self.step_key, "attempt": self.attempt}
+
 
 @dataclass(frozen=True, slots=True)
 class StepStarted(StepFact):
     type: ClassVar[str] = "pipeline:step_started"
+
+    def data(self) -> dict[str, Any]:
+        return self._whose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +139,9 @@ class StepCompleted(StepFact):
 
     type: ClassVar[str] = "pipeline:step_completed"
     progress: int
+
+    def data(self) -> dict[str, Any]:
+        return {**self._whose(), "progress": self.progress}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +179,7 @@ class Announced(StepFact):
         return self.word
 
     def data(self) -> dict[str, Any]:
-        whose = {"step_name": self.step_name, "step_key": self.step_key, "attempt": self.attempt}
-        return {**self.said, **whose}
+        return {**self.said, **self._whose()}
 
 
 def _as_json(value: Any) -> Any:

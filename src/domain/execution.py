@@ -851,10 +851,11 @@ class Execution:
             return
         self.status = self._fire(ExecutionVerb.RETRY)
         reopened = []
-        failed = frozenset(k for k, s in self.steps.items() if s.status is StepStatus.FAILED)
-        for step in list(self.steps.values()):
+        failed = [step for step in self.steps.values() if step.status is StepStatus.FAILED]
+        held_up = dependencies.held_up_by(self.steps, failed)
+        for step in self.steps.values():
             skipped = step.status is StepStatus.SKIPPED and not step.waived
-            if skipped and not dependencies.has_failed_above(self.steps, step, failed):
+            if skipped and step.key not in held_up:
                 reopened.append(self._put(step.reopen(), at).key)
         self.error_message = None
         self.completed_at = None

@@ -95,7 +95,7 @@ class Step(NamedTuple):
     worker: who outside does an external step, or was the last to try; None as long as
         nobody has claimed the attempt.
     lease_ends_at: until when the worker that has it may be silent.
-    checkpoint: what an attempt has left for the next one.
+    checkpoint: what an attempt has left for the next one, as long as there may be one.
     not_before: when the next attempt may start, after one that failed.
     waived: a person has said that it may be missing; what depends on it may go on.
     spawned_by: the key of the step that made it, if one did.
@@ -237,6 +237,7 @@ class Step(NamedTuple):
         return self._replace(
             status=self._fire(StepVerb.COMPLETE),
             output=output,
+            checkpoint=None,
             progress=1.0,
             completed_at=at,
         )
@@ -262,7 +263,9 @@ class Step(NamedTuple):
         )
 
     def cancel(self, *, at: datetime) -> Step:
-        return self._replace(status=self._fire(StepVerb.CANCEL), not_before=None, completed_at=at)
+        return self._replace(
+            status=self._fire(StepVerb.CANCEL), checkpoint=None, not_before=None, completed_at=at
+        )
 
     def waive(self, reason: str, *, at: datetime) -> Step:
         """A person says that it may be missing."""
@@ -275,6 +278,7 @@ class Step(NamedTuple):
         return self._replace(
             status=self._fire(StepVerb.SETTLE),
             output=output,
+            checkpoint=None,
             error=None,
             progress=1.0,
             completed_at=at,

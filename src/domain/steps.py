@@ -303,10 +303,13 @@ class Steps:
             if before is chunk:
                 continue
             for offset, step in enumerate(chunk):
-                if offset >= len(before) or before[offset] is not step:
-                    found = base.get(step.key)
-                    if found is not step:
-                        changed.append((found, step))
+                there = before[offset] if offset < len(before) else None
+                if there is step:
+                    continue
+                if there is None or there.key != step.key:
+                    there = base.get(step.key)  # another version, that has it elsewhere
+                if there is not step:
+                    changed.append((there, step))
         return changed
 
     def _recount(self, before: Step, step: Step) -> None:

@@ -22,8 +22,8 @@ def work(context: StepContext) -> None:
 class Answering(MemoryExecutions):
     """Its answer takes a few turns of the loop, as a writer's on another thread."""
 
-    async def update(self, execution_id: int, change: Change) -> Execution:
-        updated = await super().update(execution_id, change)
+    async def update(self, reference: str | int, change: Change) -> Execution:
+        updated = await super().update(reference, change)
         for _ in range(3):
             await asyncio.sleep(0)
         return updated

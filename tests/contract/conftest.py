@@ -20,6 +20,7 @@ from application.ports import AttemptRef, Triggered
 from domain.definition import PipelineDefinition, StepSpec
 from domain.events import RecordedFact
 from domain.execution import Execution
+from domain.step import StepStatus
 from tests.fakes.executions import MemoryExecutions
 from tests.fakes.world import EPOCH, ManualDispatcher, SequentialIds, settle, until
 
@@ -120,6 +121,9 @@ class MemoryStore(Store):
     def fence(self) -> Callable[[AttemptRef], bool]:
         fence: Callable[[AttemptRef], bool] = self.executions.runs
         return fence
+
+    def cancelled(self) -> Callable[[AttemptRef], bool]:
+        return lambda attempt: bool(self.executions.runs(attempt, StepStatus.CANCELLED))
 
     def busy(self, execution_id: int) -> bool:
         return bool(self.executions.busy(execution_id))

@@ -333,6 +333,23 @@ async def test_opposite_outcomes_at_once_are_one_outcome_and_one_refusal(store: 
     assert sorted(type(answer).__name__ for answer in answers) == ["AttemptOver", "Execution"]
 
 
+async def test_an_execution_is_changed_by_uuid_as_by_id(store: Store) -> None:
+    running = (await store.trigger()).execution
+    changed = await store.executions.update(running.uuid, lambda e: e.pause(at=EPOCH))
+    assert (changed.id, changed.paused_at) == (running.id, EPOCH)
+    ended = await store.make()
+    await store.fail(ended, "a")
+    uuid = (await store.executions.get(ended)).uuid
+    store.dispatcher.free(ended, "a")
+    # Each on what the one before it left, however it was named.
+    answers = await store.together(
+        store.executions.update(uuid, retry),
+        store.executions.update(ended, lambda e: e.complete("a", 2, {}, at=EPOCH)),
+        store.executions.update(uuid, lambda e: e.complete("b", 1, {}, at=EPOCH)),
+    )
+    assert answers[-1].status is ExecutionStatus.COMPLETED
+
+
 async def test_updating_what_isnt_there_is_refused_by_name(store: Store) -> None:
     with pytest.raises(ExecutionNotFound, match="999"):
         await store.executions.update(999, lambda e: None)
@@ -496,6 +513,8 @@ async def test_what_isnt_there_is_not_found(store: Store, reference: str | int) 
     await store.make()
     with pytest.raises(ExecutionNotFound):
         await store.executions.get(reference)
+    with pytest.raises(ExecutionNotFound):
+        await store.executions.update(reference, lambda e: None)
 
 
 async def test_an_execution_that_has_ended_is_found_as_it_ended(store: Store) -> None:
@@ -901,7 +920,7 @@ async def test_a_step_that_has_to_queue_at_the_trigger_is_looked_at_when_its_wai
     triggered = await store.executions.trigger(
         Execution.trigger(definition, uuid="q-1", data={}, at=EPOCH), "hash"
     )
-    await until(lambda: store.dispatcher.looks, within_s=2)
+    await until(lambda: store.dispatcher.looks)
     assert store.dispatcher.looks == [(triggered.execution.id, EPOCH + timedelta(seconds=5))]
 
 
@@ -968,5 +987,5 @@ async def test_who_has_claimed_a_step_and_until_when_is_stored(store: Store) -> 
 async def test_the_dispatcher_is_asked_to_look_when_a_lease_is_over(store: Store) -> None:
     made = await store.make(RENDERED)
     await store.executions.update(made, lambda e: e.claim("render", "w", at=EPOCH))
-    await until(lambda: store.dispatcher.looks, within_s=2)
+    await until(lambda: store.dispatcher.looks)
     assert store.dispatcher.looks[-1] == (made, EPOCH + timedelta(seconds=60))

@@ -431,7 +431,7 @@ async def test_nothing_comes_to_stand_behind_the_end_of_the_queue(sql: SqlStore)
     thread.start()
     await until(overtaken.entered.is_set)
     await asyncio.to_thread(writer.close)
-    await until(lambda: answers == [1], within_s=5)
+    await until(lambda: answers == [1])
     thread.join(5)
 
 

@@ -367,6 +367,31 @@ def test_a_family_that_makes_no_sense_is_refused(steps: tuple[StepSpec, ...], sa
 # -- lost attempts and what they leave -------------------------------------------
 
 
+def test_what_was_left_for_another_attempt_goes_when_there_will_be_none() -> None:
+    def left(number: int) -> Execution:
+        execution = triggered(StepSpec("a"))
+        for attempt in range(1, number + 1):
+            execution.start("a", at=at(1))
+            execution.leave("a", attempt, {"bytes": attempt}, at=at(2))
+            if attempt < number:
+                execution.fail("a", attempt, "no", at=at(3))
+                execution.retry(at=at(3))
+        return execution
+
+    again = left(2)
+    assert again.step("a").checkpoint == {"bytes": 2}
+    again.complete("a", 2, {}, at=at(4))
+    assert again.step("a").checkpoint is None
+    cancelled = left(1)
+    cancelled.cancel(at=at(4))
+    assert cancelled.step("a").checkpoint is None
+    settled = left(1)
+    settled.fail("a", 1, "no", at=at(4))
+    assert settled.step("a").checkpoint == {"bytes": 1}
+    settled.settle("a", {}, at=at(5))
+    assert settled.step("a").checkpoint is None
+
+
 def test_a_lost_attempt_is_taken_over_and_its_result_is_refused() -> None:
     execution = triggered(StepSpec("a"))
     execution.start("a", at=at(1))

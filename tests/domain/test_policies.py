@@ -342,6 +342,30 @@ def test_settling_goes_on_only_when_no_required_step_is_failed() -> None:
     assert [step.key for step in execution.ready()] == ["c"]
 
 
+def test_settling_leaves_skipped_what_another_failed_step_holds_up() -> None:
+    execution = triggered(
+        StepSpec("a"),
+        StepSpec("proxy", required=False, spawns=("thumb",)),
+        StepSpec("thumb", dynamic=True, required=False),
+        StepSpec("sheet", depends_on=("thumb:*",), required=False),
+        StepSpec("mail", depends_on=("sheet",), required=False),
+        StepSpec("end", depends_on=("a",)),
+    )
+    for key in ("a", "proxy"):
+        execution.start(key, at=at(1))
+    for parameter in ("1", "2"):
+        execution.spawn("proxy", 1, "thumb", parameter, at=at(1))
+    execution.complete("proxy", 1, {}, at=at(1))
+    execution.start("thumb:1", at=at(1))
+    execution.fail("thumb:1", 1, "no", at=at(2))
+    execution.fail("a", 1, "no", at=at(2))
+    execution.waive("a", at=at(3))
+    assert execution.recorded[-1].data() == {"reopened": ["end"]}
+    assert statuses(execution)["sheet"] is StepStatus.SKIPPED
+    assert statuses(execution)["mail"] is StepStatus.SKIPPED
+    assert [step.key for step in execution.ready()] == ["end", "thumb:2"]
+
+
 def test_a_retry_keeps_what_a_person_has_waived() -> None:
     execution = triggered(StepSpec("a"), StepSpec("b"))
     for key in ("a", "b"):

@@ -40,7 +40,7 @@ T = TypeVar("T")
 FakeClock = VirtualClock
 
 
-async def until(condition: Callable[[], object], *, within_s: float = 10.0) -> None:
+async def until(condition: Callable[[], object], *, within_s: float = 30.0) -> None:
     """Let the loop run until it is so; fails when it isn't within ``within_s`` real seconds."""
     deadline = time.monotonic() + within_s
     turns = 0

@@ -25,13 +25,15 @@ def burying() -> Iterator[None]:
     hook, collecting = sys.unraisablehook, gc.isenabled()
     sys.unraisablehook = lambda unraisable: None
     logging.disable(logging.CRITICAL)
-    gc.disable()  # what a run leaves is collected between runs
+    gc.disable()  # what a run leaves is collected between runs, and only that is gone through
+    gc.freeze()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             yield
             gc.collect()
     finally:
+        gc.unfreeze()
         sys.unraisablehook = hook
         logging.disable(logging.NOTSET)
         if collecting:

@@ -137,6 +137,13 @@ class Batch:
         self.last_execution_id = self.disk.last_execution_id
         self.while_held = self.dispatcher.load().held
 
+    def id_of(self, reference: str | int) -> int:
+        if isinstance(reference, int):
+            return reference
+        if reference not in self.disk.ids:
+            raise ExecutionNotFound(reference)
+        return self.disk.ids[reference]
+
     def current(self, execution_id: int) -> Execution:
         found = self.drafts.get(execution_id) or self.disk.executions.get(execution_id)
         if found is None or execution_id in self.gone:
@@ -257,8 +264,10 @@ class SimulatedExecutions:
         triggered = await self._run(work)
         return Triggered(triggered.execution.copy(), triggered.duplicate)
 
-    async def update(self, execution_id: int, change: Change) -> Execution:
-        changed: Execution = await self._run(lambda batch: batch.change(execution_id, change))
+    async def update(self, reference: str | int, change: Change) -> Execution:
+        changed: Execution = await self._run(
+            lambda batch: batch.change(batch.id_of(reference), change)
+        )
         return changed.copy()
 
     async def apply(self, execution_id: int, change: Change) -> None:

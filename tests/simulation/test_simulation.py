@@ -13,7 +13,7 @@ import pytest
 from tests.simulation.planted import PLANTED
 from tests.simulation.run import replay_command, run_many, run_seed
 
-SEEDS = 2_000
+SEEDS = int(os.environ.get("RUSHES_TEST_SEEDS", "500"))
 ENOUGH = 200
 """Within how many seeds each planted bug has to be found; most are within the first ten."""
 

@@ -99,6 +99,20 @@ class Batch:
         draft = self.drafts.get(execution_id)
         return draft if draft is not None else self._base(execution_id)
 
+    def id_of(self, reference: str | int) -> int:
+        """By uuid, or the id itself. Raises ``ExecutionNotFound``."""
+        if isinstance(reference, int):
+            return reference
+        execution_id = self._committed.ids_by_uuid.get(reference)
+        if execution_id is None:
+            found = load_execution(self.connection, reference)
+            if found is None:
+                raise ExecutionNotFound(reference)
+            assert found.id is not None
+            execution_id = found.id
+            self._loaded.setdefault(execution_id, found)
+        return execution_id
+
     def load(self, execution_ids: Sequence[int]) -> None:
         """Read at once, since they are many, what will be changed soon; what is there of it."""
         unknown = [each for each in execution_ids if self._known(each) is None]

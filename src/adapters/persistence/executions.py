@@ -106,8 +106,11 @@ class SqlExecutions:
         triggered = await self.writer.run(work)
         return Triggered(detached(triggered.execution), triggered.duplicate)
 
-    async def update(self, execution_id: int, change: Change) -> Execution:
-        return detached(await self.writer.run(lambda batch: batch.change(execution_id, change)))
+    async def update(self, reference: str | int, change: Change) -> Execution:
+        _check(reference)
+        return detached(
+            await self.writer.run(lambda batch: batch.change(batch.id_of(reference), change))
+        )
 
     async def apply(self, execution_id: int, change: Change) -> None:
         await self.writer.run(lambda batch: batch.change(execution_id, change))
@@ -116,11 +119,7 @@ class SqlExecutions:
         live = self.writer.live(reference)
         if live is not None and self._readers is not None:
             return detached(live)
-        if isinstance(reference, int) and not 0 < reference <= MAX_ID:
-            raise ExecutionNotFound(reference)
-        if isinstance(reference, str) and not reference.isascii():
-            # No uuid, and maybe no text that SQLite takes.
-            raise ExecutionNotFound(ascii(reference))
+        _check(reference)
         found = await self._read(lambda connection: load_execution(connection, reference))
         if found is None:
             raise ExecutionNotFound(reference)
@@ -267,3 +266,11 @@ class SqlExecutions:
             return await asyncio.get_running_loop().run_in_executor(readers, read)
         except DBAPIError as error:
             raise Unavailable(f"the database can't be read: {error.orig}") from error
+
+
+def _check(reference: str | int) -> None:
+    """Raises ``ExecutionNotFound`` for what no execution can be, and SQLite may not take."""
+    if isinstance(reference, int) and not 0 < reference <= MAX_ID:
+        raise ExecutionNotFound(reference)
+    if isinstance(reference, str) and not reference.isascii():
+        raise ExecutionNotFound(ascii(reference))

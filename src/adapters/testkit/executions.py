@@ -69,15 +69,16 @@ class MemoryExecutions:
             dispatcher.look_again(draft.id, look_at)
         return Triggered(own(stored), None)
 
-    async def update(self, execution_id: int, change: Change) -> Execution:
-        return own(await self._change(execution_id, change))
+    async def update(self, reference: str | int, change: Change) -> Execution:
+        return own(await self._change(reference, change))
 
     async def apply(self, execution_id: int, change: Change) -> None:
         await self._change(execution_id, change)
 
-    async def _change(self, execution_id: int, change: Change) -> Execution:
+    async def _change(self, reference: str | int, change: Change) -> Execution:
         dispatcher = await self._turn()
-        before = self._find(execution_id)
+        before = self.committed(reference)
+        assert before.id is not None
         moved = transition(before, change, dispatcher)
         if moved.draft.active and not before.active:
             holder = self._holder(moved.draft.card_key)
@@ -87,17 +88,12 @@ class MemoryExecutions:
         after = self._store(moved, before) if moved.draft.differs_from(before) else before
         look_at = moved.draft.next_look_at()
         if look_at is not None:
-            dispatcher.look_again(execution_id, look_at)
+            dispatcher.look_again(before.id, look_at)
         return after
 
     async def get(self, reference: str | int) -> Execution:
         await self._turn()
-        if isinstance(reference, int):
-            return own(self._find(reference))
-        for execution in self._executions.values():
-            if execution.uuid == reference:
-                return own(execution)
-        raise ExecutionNotFound(reference)
+        return own(self.committed(reference))
 
     def watch(self, changed: Changed) -> None:
         self._watchers.append(changed)
@@ -195,15 +191,11 @@ class MemoryExecutions:
                 return execution
         raise ExecutionNotFound(reference)
 
-    def runs(self, attempt: AttemptRef) -> bool:
-        """The fence, for the ports about footage."""
+    def runs(self, attempt: AttemptRef, status: StepStatus = StepStatus.RUNNING) -> bool:
+        """The fence, for the ports about footage; ``status`` is what its step has to be in."""
         execution = self._executions.get(attempt.execution_id)
         step = None if execution is None else execution.steps.get(attempt.step_key)
-        return (
-            step is not None
-            and step.status is StepStatus.RUNNING
-            and step.attempt == attempt.attempt
-        )
+        return step is not None and step.status is status and step.attempt == attempt.attempt
 
     def has(self, execution_id: int) -> bool:
         return execution_id in self._executions
