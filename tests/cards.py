@@ -11,7 +11,8 @@ from pathlib import Path
 from domain.footage import FileKind
 from domain.layouts import Layout
 
-SHOT_AT = 1_795_363_510
+SHOT_AT = 1_700_000_000
+"""Long ago: nobody is still writing it, in whichever zone a camera keeps its clock."""
 
 FILMS = (".mp4", ".mov", ".m4v", ".360", ".insv", ".3gp")
 
@@ -228,7 +229,37 @@ def sony_xdcam() -> CardExample:
     )
 
 
+def p2_index(name: str, previous: str | None = None, next: str | None = None) -> bytes:
+    """A clip's own XML, as P2 cameras write it, cut down to what tells clips apart."""
+
+    def neighbour(tag: str, of: str | None) -> str:
+        if of is None:
+            return ""
+        return (
+            f"<{tag}><GlobalClipID>ID-{of}</GlobalClipID><ClipName>{of}</ClipName>"
+            f"<P2SerialNo.>ABD06C0058</P2SerialNo.></{tag}>"
+        )
+
+    connection = neighbour("Previous", previous) + neighbour("Next", next)
+    relation = (
+        "<Relation><OffsetInShot>0</OffsetInShot><GlobalShotID>SHOT</GlobalShotID>"
+        f"<Connection>{neighbour('Top', name)}{connection}</Connection></Relation>"
+    )
+    return (
+        '<?xml version="1.0" encoding="UTF-8" standalone="no"?>\n'
+        '<P2Main xmlns="urn:schemas-Professional-Plug-in:P2:ClipMetadata:v3.1" '
+        'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">\n'
+        f"<ClipContent><ClipName>{name}</ClipName><GlobalClipID>ID-{name}</GlobalClipID>"
+        "<Duration>14472</Duration><EditUnit>1/25</EditUnit>"
+        f"{relation if connection else ''}"
+        "<EssenceList><Video><VideoFormat>MXF</VideoFormat><FrameRate>50i</FrameRate></Video>"
+        "</EssenceList></ClipContent></P2Main>\n"
+    ).encode()
+
+
 def p2() -> CardExample:
+    """With a clip of a newer camera's, whose sound is in it."""
+
     def take(name: str, *beside: str) -> Take:
         return Take(
             (
@@ -242,7 +273,11 @@ def p2() -> CardExample:
 
     return CardExample(
         (Layout.P2,),
-        (take("0001AB", "CONTENTS/PROXY/0001AB.BIN"), take("0002CD")),
+        (
+            take("0001AB", "CONTENTS/PROXY/0001AB.BIN"),
+            take("0002CD"),
+            Take(("CONTENTS/AVCLIP/0003EF.MXF",), sidecars=("CONTENTS/CLIP/0003EF.XML",)),
+        ),
         {"CONTENTS/LASTCLIP.TXT": FileKind.METADATA},
         folders=("CONTENTS/VOICE",),
     )

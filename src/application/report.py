@@ -19,7 +19,7 @@ from typing import Any
 
 from application.ports import CardFiles, Jobs, Ledger
 from domain.footage import COPIED_KINDS, CardFile, FileKind, Job, VerifiedCopy, shown
-from domain.verdict import Verdict, copies_of
+from domain.verdict import Doubt, Verdict, copies_of
 
 PAGE_FILES = 1_000
 """Files of the inventory that are read, and asked about, at once."""
@@ -78,13 +78,17 @@ def verdict_record(verdict: Verdict, **more: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One entry of the card. hashes: with their names, the ledger's first."""
+    """One entry of the card. hashes: with their names, the ledger's first.
+
+    standing: at how many destinations the verdict found a copy; None if it doesn't say.
+    """
 
     file: CardFile
     hashes: Sequence[tuple[str, str]]
     copies: Sequence[VerifiedCopy]
     state: str
     is_good: bool
+    standing: int | None = None
 
     @property
     def verified_at(self) -> datetime | None:
@@ -111,12 +115,13 @@ class Report:
     def lines(self, job: Job) -> Iterator[Line]:
         """Everything that the scan found, in the order of the paths' bytes."""
         record = job.verdict or {}
-        against: dict[str, list[str]] = {}
+        against: dict[str, list[tuple[str, bool]]] = {}
         for reason in record.get("reasons", ()):
             if reason["path"] is not None:
-                against.setdefault(reason["path"], []).append(reason["detail"])
+                is_of_copy = reason["doubt"] in _OF_A_COPY
+                against.setdefault(reason["path"], []).append((reason["detail"], is_of_copy))
         for path in record.get("not_on_card", ()):
-            against.setdefault(path, []).append("was no longer on the card")
+            against.setdefault(path, []).append(("was no longer on the card", False))
         all_named = record.get("reason_count", 0) <= MAX_REASONS
         until = _until(record)
         for page in self._pages(job):
@@ -142,10 +147,10 @@ class Report:
 
 def _until(record: Mapping[str, Any]) -> datetime:
     """Before when a copy was there for the verdict to look at, which says it to a millisecond."""
-    judged_at = record.get("judged_at")
-    if judged_at is None:
+    until = record.get("copies_until", record.get("judged_at"))
+    if until is None:
         return datetime.max.replace(tzinfo=UTC)
-    return datetime.fromisoformat(judged_at) + timedelta(milliseconds=1)
+    return datetime.fromisoformat(until) + timedelta(milliseconds=1)
 
 
 def _line(
@@ -153,7 +158,7 @@ def _line(
     job: Job,
     record: Mapping[str, Any],
     copies: Sequence[VerifiedCopy],
-    against: Mapping[str, Sequence[str]],
+    against: Mapping[str, Sequence[tuple[str, bool]]],
     all_named: bool,
 ) -> Line:
     if file.kind not in COPIED_KINDS:
@@ -173,16 +178,23 @@ def _line(
         hashes += [(copy.file.hash_name, copy.file.hash), *copy.file.further]
     hashes = list(dict.fromkeys(hashes))
     reasons = against.get(shown(file.path))
+    wanted = len(record.get("destinations", ()))
     if reasons:
-        return Line(file, hashes, found, "; ".join(reasons), False)
+        # A destination without a good copy has one reason; the file itself speaks for them all.
+        standing = wanted - len(reasons) if all(of_copy for _, of_copy in reasons) else None
+        said = "; ".join(detail for detail, _ in reasons)
+        return Line(file, hashes, found, said, False, standing)
     if not record:
         return Line(file, hashes, found, "not judged", False)
     if not all_named or not found:
         return Line(file, hashes, found, "not shown to be safe", False)
     cold = {copy.destination for copy in found if copy.cold}
     is_cold = cold >= set(record["destinations"])
-    return Line(file, hashes, found, "verified" if is_cold else "verified, maybe cached", True)
+    state = "verified" if is_cold else "verified, maybe cached"
+    return Line(file, hashes, found, state, True, wanted)
 
+
+_OF_A_COPY = frozenset({Doubt.UNFINISHED, Doubt.GONE, Doubt.ALTERED, Doubt.DESTINATION})
 
 _LEFT_OUT = {
     FileKind.JUNK: "left out: an operating system's own",
@@ -404,22 +416,28 @@ def _exceptions(job: Job, report: Report, record: Mapping[str, Any]) -> Iterator
 
 def _file_row(line: Line, job: Job, wanted: int) -> str:
     hashes = "<br>".join(f"<code>{_text(' '.join(each))}</code>" for each in line.hashes)
-    state = _text(line.state)
+    state = _text(line.state) if line.is_good else f'<span class="bad">{_text(line.state)}</span>'
     own = f"{job.name}/".encode("utf-8", "surrogateescape")
-    if line.copies and not any(copy.path.startswith(own) for copy in line.copies):
-        places = _text(" | ".join(_place(copy) for copy in line.copies))
-        state += f'<br><span class="note">known from earlier: <bdi>{places}</bdi></span>'
-    elif any(copy.path != own + line.file.path for copy in line.copies):
-        places = _text(" | ".join(_place(c) for c in line.copies if c.path != own + c.file.path))
-        state += f'<br><span class="note">also, or renamed: <bdi>{places}</bdi></span>'
+    elsewhere = [copy for copy in line.copies if copy.path != own + copy.file.path]
+    if elsewhere:
+        is_known = not any(copy.path.startswith(own) for copy in line.copies)
+        what = "known from earlier" if is_known else "also, or renamed"
+        places = _text(" | ".join(map(_folder_or_place, elsewhere)))
+        state += f'<br><span class="note">{what}: <bdi>{places}</bdi></span>'
     return _cells(
         _name(line.file.path),
         _text(line.file.kind.value),
         size_text(line.file.size_bytes),
         hashes,
-        f"{len({copy.destination for copy in line.copies})} of {wanted}",
-        state if line.is_good else f'<span class="bad">{state}</span>',
+        "" if line.standing is None else f"{line.standing} of {wanted}",
+        state,
     )
+
+
+def _folder_or_place(copy: VerifiedCopy) -> str:
+    """The job's folder where it lies below that as on the card, whose path the row has."""
+    place = _place(copy)
+    return place.removesuffix("/" + shown(copy.file.path))
 
 
 def _head(kind: str, titles: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
@@ -111,10 +111,30 @@ class Link(NamedTuple):
     kind: FileKind
 
 
-def contents_of(files: Iterable[CardFile], linked: Mapping[bytes, Link] | None = None) -> Contents:
+class Neighbour(NamedTuple):
+    """The clip that a recording came from or goes on in. called: so that people find it."""
+
+    id: str
+    called: str
+
+
+class Span(NamedTuple):
+    """What a clip's own index says of the recording that it may be only a part of."""
+
+    id: str
+    previous: Neighbour | None
+    next: Neighbour | None
+
+
+def contents_of(
+    files: Iterable[CardFile],
+    linked: Mapping[bytes, Link] | None = None,
+    spans: Mapping[bytes, Span] | None = None,
+) -> Contents:
     """Understand an inventory: whole, with each path once, in any order.
 
     linked: by path, what indexes say; perhaps wrongly, perhaps of files that aren't there.
+    spans: by their paths, what clips' own indexes do.
     """
     inventory = sorted(files, key=lambda file: file.path)
     fold = _fold(inventory)
@@ -153,6 +173,8 @@ def contents_of(files: Iterable[CardFile], linked: Mapping[bytes, Link] | None =
         _divide(divided.pop(), clips, loose)
     if linked:
         clips, loose = _joined(clips, loose, {fold(path): to for path, to in linked.items()}, fold)
+    if spans:
+        clips = _spanned(clips, spans)
     clips.sort(key=lambda clip: clip.id)
     loose.sort(key=lambda file: file.path)
     layouts.update(clip.layout for clip in clips)
@@ -277,6 +299,70 @@ def _joined(
 
 def _folder(path: bytes, fold: Callable[[bytes], bytes]) -> bytes:
     return fold(path).rpartition(b"/")[0]
+
+
+def _spanned(clips: Sequence[Clip], spans: Mapping[bytes, Span]) -> list[Clip]:
+    """With the clips that one recording goes on through as one.
+
+    Both neighbours have to say so, each of the other, in one folder of indexes: what a stale
+    index, or one that was copied there, says of a clip by itself joins nothing.
+    """
+    parts: dict[tuple[bytes, str], tuple[Clip, Span]] = {}
+    twice: set[tuple[bytes, str]] = set()
+    for clip in clips:
+        indexes = [file.path for file in clip.sidecars if file.path in spans]
+        if len(indexes) == 1:
+            span = spans[indexes[0]]
+            part = indexes[0].rpartition(b"/")[0], span.id
+            twice.update({part} & parts.keys())
+            parts[part] = clip, span
+    after: dict[bytes, Clip] = {}
+    remarks: dict[bytes, list[str]] = {}
+    for part, (clip, span) in parts.items():
+        if part in twice:
+            continue
+        for neighbour, how in ((span.previous, "began"), (span.next, "goes on")):
+            if neighbour is not None and (part[0], neighbour.id) not in parts:
+                said = f"its recording {how} in {neighbour.called}, not found on this card"
+                remarks.setdefault(clip.id, []).append(said)
+        following = (part[0], span.next.id) if span.next is not None else part
+        if following != part and following in parts and following not in twice:
+            other, back = parts[following]
+            if back.previous is not None and back.previous.id == span.id:
+                after[clip.id] = other
+    of_others = {clip.id for clip in after.values()}
+    joined: list[Clip] = []
+    taken: set[bytes] = set()
+    for clip in clips:
+        if clip.id in of_others:
+            continue
+        chain = [clip]
+        while (following_clip := after.get(chain[-1].id)) is not None:
+            chain.append(following_clip)
+        taken.update(each.id for each in chain)
+        joined.append(_as_one([_remarked(each, remarks.get(each.id, ())) for each in chain]))
+    # What goes round in a circle has no beginning: each of it stays as it was.
+    return joined + [clip for clip in clips if clip.id not in taken]
+
+
+def _as_one(chain: Sequence[Clip]) -> Clip:
+    if len(chain) == 1:
+        return chain[0]
+    id = chain[0].id
+    groups = zip(*((c.media, c.proxies, c.thumbnails, c.sidecars) for c in chain), strict=True)
+    return Clip(
+        chain[0].layout,
+        *(tuple(_as(file, file.kind, id) for of in group for file in of) for group in groups),
+    )
+
+
+def _remarked(clip: Clip, remarks: Sequence[str]) -> Clip:
+    """With what there is to know of it said of its first file."""
+    if not remarks:
+        return clip
+    first, *more = clip.media
+    problem = "; ".join(filter(None, (first.problem, *remarks)))
+    return replace(clip, media=(replace(first, problem=problem), *more))
 
 
 def _with(clip: Clip, more: Sequence[CardFile]) -> Clip:
@@ -494,6 +580,8 @@ def _p2(layout: Layout, place: re.Match[bytes], name: bytes) -> _Claim | None:
     is_media = kind_of(name) is FileKind.MEDIA
     if room == b"video" and is_media and not found[2]:
         return _Claim(layout, FileKind.MEDIA, key, (0,), strand=_suffix(name))
+    if room == b"avclip" and is_media and not found[2]:  # with its sound in it
+        return _Claim(layout, FileKind.MEDIA, key, (0,), strand=_suffix(name))
     if room == b"audio" and is_media and found[2]:
         return _Claim(layout, FileKind.MEDIA, key, (1, int(found[2])), strand=_suffix(name))
     if room == b"proxy" and is_media:
@@ -587,7 +675,7 @@ _PLACES: tuple[tuple[Layout, re.Pattern[bytes], _Reader], ...] = tuple(
         (Layout.AVCHD, rb"((?:(?:.*/)?(?:PRIVATE|AVCHD)/)?BDMV)(?:/(.*))?", _avchd),
         (Layout.AVCHD, rb"(?:.*/)?AVCHD(?:/.*)?", _metadata),
         (Layout.CANON_XF, rb"(?:.*/)?CONTENTS/CLIPS\d{3}(?:/([^/]+))?", _canon_xf),
-        (Layout.P2, rb"((?:.*/)?CONTENTS)/(AUDIO|CLIP|ICON|PROXY|VIDEO|VOICE)", _p2),
+        (Layout.P2, rb"((?:.*/)?CONTENTS)/(AUDIO|AVCLIP|CLIP|ICON|PROXY|VIDEO|VOICE)", _p2),
         (Layout.RED, rb"(?:.*/)?([^/]+)\.RDC", _red),
         (Layout.RED, rb"(?:.*/)?[^/]+\.RDM", _metadata),
     )
@@ -643,7 +731,8 @@ RULES: Mapping[Layout, tuple[str, str]] = {
     Layout.SONY_XDCAM: ("`PRIVATE/XDROOT`, `XDROOT`", "the same, with `C0001R01.BIM`"),
     Layout.P2: (
         "`CONTENTS/VIDEO` and its neighbours",
-        "`VIDEO/0001AB`, `AUDIO/0001AB00` to `15`, and `0001AB` of the other folders",
+        "`VIDEO/0001AB`, `AUDIO/0001AB00` to `15`, or `AVCLIP/0001AB`, and `0001AB` of the other "
+        "folders; what a recording goes on in, as `CLIP/0001AB.XML` says",
     ),
     Layout.AVCHD: ("`PRIVATE/AVCHD/BDMV`", "`STREAM/00000.MTS`, `CLIPINF/00000.CPI`"),
     Layout.CANON: (

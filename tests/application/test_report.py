@@ -233,6 +233,14 @@ def test_the_verdict_stands_on_top_in_words() -> None:
     assert "its copy is no longer on /disk" in bad
 
 
+def test_copies_are_counted_that_stand() -> None:
+    assert "<td>1 of 1</td><td>verified</td>" in Stored(file(b"A.MP4")).copied().judged().page
+    for state in (State.GONE, State.ALTERED, State.UNSEEN):
+        assert "<td>0 of 1</td>" in Stored(file(b"A.MP4")).copied().judged(state).page
+    moved = Stored(file(b"A.MP4")).copied().judged(not_on_card=["A.MP4"]).page
+    assert '<td></td><td><span class="bad">was no longer on the card</span></td>' in moved
+
+
 def test_a_report_made_later_says_what_was_said_then() -> None:
     stored = Stored(file(b"A.MP4"), file(b"B.MP4")).copied(folder=b"2026-11-01_A001/")
     stored.judged(judged_at="2026-11-22T12:00:00.000Z")
@@ -250,7 +258,7 @@ def test_a_report_made_later_says_what_was_said_then() -> None:
         ]
         stored.ledger.record(ATTEMPT, stored.job.id, rows)
     assert (stored.page, stored.table) == (then, table)
-    assert "2026-11-01_A001/A.MP4" in then
+    assert "known from earlier: <bdi>/disk/2026-11-01_A001</bdi>" in then
 
 
 def test_a_card_of_a_later_generation_says_so_and_what_the_ledger_knew() -> None:
@@ -270,7 +278,7 @@ def test_a_card_of_a_later_generation_says_so_and_what_the_ledger_knew() -> None
 
 def test_a_file_that_was_known_says_where_it_stands() -> None:
     stored = Stored(file(b"A.MP4")).copied(folder=b"2026-11-01_A001/").judged()
-    assert "known from earlier: <bdi>/disk/2026-11-01_A001/A.MP4</bdi>" in stored.page
+    assert "known from earlier: <bdi>/disk/2026-11-01_A001</bdi>" in stored.page
     assert stored.table[1][COLUMNS.index("copies")] == "/disk/2026-11-01_A001/A.MP4"
 
 

@@ -65,7 +65,11 @@ async def footage(store: Store) -> AsyncIterator[Footage]:
             return store.has(execution_id) or memory.status_of(execution_id) is not None
 
         yield Footage(
-            store, memory, MemoryCardFiles(fence, stays=stays), MemoryLedger(fence), clock
+            store,
+            memory,
+            MemoryCardFiles(fence, stays=stays),
+            MemoryLedger(fence, cancelled=store.cancelled()),
+            clock,
         )
 
 
@@ -90,6 +94,11 @@ async def over(footage: Footage, how: str) -> AttemptRef:
         await footage.store.fail(ref.execution_id, "x")
     elif how == "older":
         await footage.store.executions.update(ref.execution_id, lambda e: e.recover(at=EPOCH))
+    elif how == "cancelled":
+        await footage.store.executions.update(ref.execution_id, lambda e: e.cancel(at=EPOCH))
+    elif how == "older and cancelled":
+        for change in (lambda e: e.recover(at=EPOCH), lambda e: e.cancel(at=EPOCH)):
+            await footage.store.executions.update(ref.execution_id, change)
     elif how == "forgotten":
         await footage.store.executions.update(ref.execution_id, lambda e: e.cancel(at=EPOCH))
         assert await footage.store.executions.forget(EPOCH + timedelta(seconds=1), 1) == 1
@@ -98,7 +107,8 @@ async def over(footage: Footage, how: str) -> AttemptRef:
     return ref
 
 
-OVER = pytest.mark.parametrize("how", ["completed", "failed", "older", "never", "forgotten"])
+ENDED = ["completed", "failed", "older", "older and cancelled", "never", "forgotten"]
+OVER = pytest.mark.parametrize("how", ["cancelled", *ENDED])
 
 
 # -- jobs ------------------------------------------------------------------------
@@ -162,6 +172,13 @@ async def test_a_name_that_is_said_to_be_taken_gets_a_number_too(footage: Footag
     taken = {"day", "day-2"}.__contains__
     assert (await footage.job(ref, "day", taken=taken)).name == "day-4"
     assert (await footage.job(ref, "day", taken=lambda name: True)).name == "day-4"
+
+
+async def test_a_name_that_another_job_lies_below_gets_a_number(footage: Footage) -> None:
+    for name in ("A%01/2026-11-22", "A%01-2/2026-11-22/x", "A_01x/y"):
+        await footage.job(await footage.attempt(), name)
+    for name, free in (("A%01", "A%01-3"), ("A_01", "A_01"), ("A", "A"), ("%", "%")):
+        assert (await footage.job(await footage.attempt(), name)).name == free
 
 
 async def test_a_job_is_known_by_its_whole_name(footage: Footage) -> None:
@@ -479,7 +496,17 @@ async def test_more_files_than_a_query_names_are_all_looked_up(footage: Footage)
     assert found == {row.path: [copy_of(row)] for row in rows}
 
 
-@OVER
+async def test_what_was_published_when_its_attempt_was_cancelled_is_recorded(
+    footage: Footage,
+) -> None:
+    job = await footage.job(await footage.attempt())
+    ref = await over(footage, "cancelled")
+    for _ in range(2):
+        await footage.call(footage.ledger.record, ref, job.id, [copy_of(imported())])
+    assert await known(footage, file(b"C1.MP4")) == {b"C1.MP4": [copy_of(imported())]}
+
+
+@pytest.mark.parametrize("how", ENDED)
 async def test_only_a_running_attempt_records_and_otherwise_nothing_is(
     footage: Footage, how: str
 ) -> None:

@@ -10,7 +10,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from domain.footage import FILE_KINDS, CardFile, FileKind, kind_of
-from domain.layouts import RULES, Clip, Contents, Layout, Link, contents_of
+from domain.layouts import (
+    RULES,
+    Clip,
+    Contents,
+    Layout,
+    Link,
+    Neighbour,
+    Span,
+    contents_of,
+)
 from tests.cards import EXAMPLES, CardExample, Take
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cards.md"
@@ -264,6 +273,69 @@ def test_a_clip_is_known_by_its_first_file() -> None:
     assert {file.clip for file in clip.files} == {clip.id}
 
 
+def p2_clips(*names: str, unit: str = "CONTENTS") -> list[CardFile]:
+    return inventory(
+        *(f"{unit}/{path}" for n in names for path in (f"VIDEO/{n}.MXF", f"CLIP/{n}.XML"))
+    )
+
+
+def span(name: str, previous: str = "", next: str = "") -> Span:
+    beside = (Neighbour(each, f"clip {each}") if each else None for each in (previous, next))
+    return Span(name, *beside)
+
+
+def spanned(files: list[CardFile], *spans: tuple[str, Span]) -> list[list[str]]:
+    """The names of each clip's media."""
+    contents = contents_of(files, spans={f"{path}.XML".encode(): said for path, said in spans})
+    assert sorted(file.path for file in contents.files()) == sorted(file.path for file in files)
+    return [
+        [file.path.rpartition(b"/")[2][:6].decode() for file in clip.media]
+        for clip in contents.clips
+    ]
+
+
+CLIP = "CONTENTS/CLIP/"
+
+
+@pytest.mark.parametrize(
+    "spans",
+    [
+        [("0001AB", span("1", next="2"))],  # the other one says nothing
+        [("0001AB", span("1", next="2")), ("0002CD", span("2"))],
+        [("0001AB", span("1")), ("0002CD", span("2", "1"))],
+        [("0001AB", span("1", next="2")), ("0002CD", span("2", "3")), ("0003EF", span("3"))],
+        [("0001AB", span("1", "1", "1")), ("0002CD", span("2"))],
+        [("0001AB", span("1", "2", "2")), ("0002CD", span("2", "1", "1"))],  # in a circle
+        [("0001AB", span("1", next="2")), *((n, span("2", "1")) for n in ("0002CD", "0003EF"))],
+        [("0009ZZ", span("1", next="2")), ("0002CD", span("2", "1"))],
+    ],
+)
+def test_what_only_one_of_two_clips_says_joins_nothing(spans: list[tuple[str, Span]]) -> None:
+    files = p2_clips("0001AB", "0002CD", "0003EF")
+    told = [(CLIP + name, said) for name, said in spans]
+    assert spanned(files, *told) == [["0001AB"], ["0002CD"], ["0003EF"]]
+
+
+def test_clips_of_one_recording_are_one_in_the_order_in_which_it_plays() -> None:
+    files = p2_clips("0001AB", "0002CD", "0003EF", "0004GH")
+    assert spanned(
+        files,
+        (CLIP + "0001AB", span("1", "4")),
+        (CLIP + "0002CD", span("2", "", "4")),
+        (CLIP + "0003EF", span("3")),
+        (CLIP + "0004GH", span("4", "2", "1")),
+    ) == [["0002CD", "0004GH", "0001AB"], ["0003EF"]]
+
+
+def test_a_recording_does_not_go_on_in_another_copy_of_its_card() -> None:
+    files = p2_clips("0001AB", unit="day/CONTENTS") + p2_clips("0002CD", unit="copy/CONTENTS")
+    assert spanned(
+        files,
+        ("day/CONTENTS/CLIP/0001AB", span("1", next="2")),
+        ("copy/CONTENTS/CLIP/0002CD", span("2", "1")),
+    ) == [["0002CD"], ["0001AB"]]
+
+
 # -- whatever there is -----------------------------------------------------------------
 
 FOLDERS = (
@@ -360,14 +432,17 @@ def test_whatever_an_index_says_clips_and_loose_files_are_the_inventory(
     names = st.sampled_from([file.path for file in files] or [b"nothing.MP4"]) | odd_paths
     kinds = st.sampled_from([FileKind.PROXY, FileKind.THUMBNAIL, FileKind.SIDECAR])
     linked = data.draw(st.dictionaries(names, st.builds(Link, names, kinds), max_size=10))
-    contents, without = contents_of(files, linked), contents_of(files)
+    ids = st.sampled_from("123")
+    beside = st.none() | st.builds(Neighbour, ids, ids)
+    spans = data.draw(st.dictionaries(names, st.builds(Span, ids, beside, beside), max_size=10))
+    contents, without = contents_of(files, linked, spans), contents_of(files)
     assert sorted(file.path for file in contents.files()) == sorted(file.path for file in files)
     for clip in contents.clips:
         assert clip.media
         assert {file.clip for file in clip.files} == {clip.id}
-    # What is a recording with something beside it stays one.
+    # What is a recording with something beside it stays one, or becomes part of one.
     assert {clip.id for clip in without.clips if len(clip.files) > 1} <= {
-        clip.id for clip in contents.clips
+        file.path for clip in contents.clips for file in clip.media
     }
 
 

@@ -135,7 +135,7 @@ class MemoryJobs:
     def _free(self, name: str, taken: Callable[[str], bool]) -> str:
         names = {job.name for job in self._jobs.values()}
         number, free = 1, name
-        while free in names or taken(free):
+        while free in names or taken(free) or any(each.startswith(f"{free}/") for each in names):
             number += 1
             free = f"{name}-{number}"
         return free
@@ -174,8 +174,10 @@ class MemoryCardFiles:
 
 
 class MemoryLedger:
-    def __init__(self, fence: Fence) -> None:
-        self._fence = fence
+    """cancelled: whether the attempt ran when it was cancelled, and none came after it."""
+
+    def __init__(self, fence: Fence, *, cancelled: Fence = lambda attempt: False) -> None:
+        self._fence: Fence = lambda attempt: fence(attempt) or cancelled(attempt)
         self._copies: dict[tuple[ImportedFile, str, bytes], tuple[int, VerifiedCopy]] = {}
         self._lock = threading.Lock()
 

@@ -298,8 +298,12 @@ def _whole_report(data: Mapping[str, Any]) -> str:
     return f"rushes report {data['job_id']}" if "job_id" in data else "see the report"
 
 
-_LEFT_OUT = frozenset({"junk", "link", "special"})
-"""Kinds that are counted in a line of their own."""
+_LEFT_OUT = {
+    "junk": ("file of an operating system", "files of operating systems"),
+    "link": ("link, never followed", "links, never followed"),
+    "special": ("that is no file", "that are no files"),
+}
+"""Kinds that are counted in a line of their own, and what one and several are called."""
 
 
 def _files(count: object) -> str:
@@ -350,9 +354,11 @@ def summary(execution: Mapping[str, Any]) -> list[str]:
             f"FAILED: {execution['error_message']}",
             f"When that is mended: rushes retry {uuid}",
         ]
-        if any(step["step_name"] == "verdict" for step in execution.get("steps", ())):
-            lines.append("NOT safe to format: the card was not taken in to the end")
-        return lines
+        return lines + _unjudged(execution)
+    if execution["status"] == "cancelled":
+        stopped = [s["step_key"] for s in execution.get("steps", ()) if s["status"] == "cancelled"]
+        again = [f"To go on where it stopped: rushes rerun {uuid} {key}" for key in stopped[:1]]
+        return [f"cancelled ({execution['progress']}%)", *again, *_unjudged(execution)]
     if execution["status"] != "completed":
         return [f"{execution['status']} ({execution['progress']}%)"]
     lines = []
@@ -366,6 +372,7 @@ def summary(execution: Mapping[str, Any]) -> list[str]:
             lines.append(f"{_files(data['known_files'])} {were} in the library already")
         if "library_note" in data:
             lines.append(f"Note: {data['library_note']}")
+            lines.append("To bring all of the card once more: rushes ingest --again")
         lines.extend(
             f"Stored as {each['stored_as']} at {each['destination']}: {each['path']}"
             for each in data.get("renamed", {}).get("named", ())
@@ -376,7 +383,8 @@ def summary(execution: Mapping[str, Any]) -> list[str]:
             names = examples.get(kind, ())
             more = f" and {count - len(names)} more" if names and count > len(names) else ""
             said = f" ({', '.join(names)}{more})" if names else ""
-            lines.append(f"{count} left on the card: {kind}{said}")
+            what = _LEFT_OUT.get(kind, (kind, kind))[count != 1]
+            lines.append(f"Left on the card: {count} {what}{said}")
         if "exceptions" in data:
             lines.extend(_exceptions(data))
     if "intact" in data:
@@ -386,6 +394,12 @@ def summary(execution: Mapping[str, Any]) -> list[str]:
     if "verdict" in data and "safe_to_format" in data:
         lines.extend(_judged(data))
     return [f"completed: execution {uuid}", *lines]
+
+
+def _unjudged(execution: Mapping[str, Any]) -> list[str]:
+    """Of a card that didn't come to its verdict, since silence would be taken for one."""
+    is_card = any(step["step_name"] == "verdict" for step in execution.get("steps", ()))
+    return ["NOT safe to format: the card was not taken in to the end"] if is_card else []
 
 
 def _judged(data: Mapping[str, Any]) -> list[str]:

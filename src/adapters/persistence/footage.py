@@ -7,7 +7,7 @@ attempt must be the one that runs.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -21,17 +21,17 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    or_,
     select,
     update,
 )
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError
 
 from adapters.persistence.batch import Batch
 from adapters.persistence.database import Database
 from adapters.persistence.executions import MAX_ID, SqlExecutions
-from adapters.persistence.statements import Statement
+from adapters.persistence.statements import Statement, json_text, time_text
 from adapters.persistence.tables import (
     card_file,
     imported_copy,
@@ -80,15 +80,17 @@ class _Reads:
             raise Unavailable(f"the database can't be read: {error.orig}") from error
 
 
-def _fence(batch: Batch, attempt: AttemptRef) -> None:
-    """Raises ``AttemptOver`` unless the attempt is the one that runs."""
+def _fence(
+    batch: Batch, attempt: AttemptRef, allowed: Collection[StepStatus] = (StepStatus.RUNNING,)
+) -> None:
+    """Raises ``AttemptOver`` unless the attempt is the step's, and the step is ``allowed``."""
     try:
         step = batch.current(attempt.execution_id).step(attempt.step_key)
     except NotFound as error:  # its handler has outlived it
         raise AttemptOver(
             f"{error}; the work of attempt {attempt.attempt} is not recorded"
         ) from None
-    if step.status is not StepStatus.RUNNING or step.attempt != attempt.attempt:
+    if step.status not in allowed or step.attempt != attempt.attempt:
         raise AttemptOver(
             f"step {attempt.step_key}: attempt {attempt.attempt} is over "
             f"(the step is {step.status}, at attempt {step.attempt}); its work is not recorded"
@@ -333,7 +335,7 @@ class SqlLedger:
 
     def record(self, attempt: AttemptRef, job_id: int, copies: Sequence[VerifiedCopy]) -> None:
         def work(batch: Batch) -> None:
-            _fence(batch, attempt)
+            _fence(batch, attempt, (StepStatus.RUNNING, StepStatus.CANCELLED))
             for start in range(0, len(copies), ROWS):
                 _record(batch.connection, job_id, copies[start : start + ROWS])
 
@@ -341,71 +343,53 @@ class SqlLedger:
 
 
 def _record(connection: Connection, job_id: int, copies: Sequence[VerifiedCopy]) -> None:
-    if not copies:
-        return
     files = dict.fromkeys(copy.file for copy in copies)
-    connection.execute(
-        sqlite_insert(imported_file).on_conflict_do_nothing(),
+    _insert_imported_file.execute(
+        connection,
         [
-            {
-                **_contents(file),
-                "further_hashes": dict(file.further) or None,
-                "job_id": job_id,
-            }
+            (job_id, json_text(dict(file.further)) if file.further else None, *_contents(file))
             for file in files
         ],
     )
-    connection.execute(
-        _RECORD_COPY,
+    _insert_imported_copy.execute(
+        connection,
         [
-            {
-                **{f"of_{name}": value for name, value in _contents(copy.file).items()},
-                "to_destination": copy.destination,
-                "to_path": copy.path,
-                "at": copy.verified_at,
-                "is_cold": copy.cold,
-            }
+            (
+                copy.destination,
+                copy.path,
+                time_text(copy.verified_at),
+                copy.cold,
+                *_contents(copy.file),
+            )
             for copy in copies
         ],
     )
 
 
-def _contents(file: ImportedFile) -> dict[str, object]:
-    return {
-        "card_identity": file.card_identity,
-        "relative_path": file.path,
-        "size_bytes": file.size_bytes,
-        "mtime_ns": file.mtime_ns,
-        "hash_name": file.hash_name,
-        "hash": file.hash,
-    }
+_CONTENTS = ("card_identity", "relative_path", "size_bytes", "mtime_ns", "hash_name", "hash")
+"""What makes two rows one file."""
 
 
-_RECORD_COPY = (
-    sqlite_insert(imported_copy)
-    .from_select(
-        ["imported_file_id", "destination", "path", "verified_at", "cold"],
-        select(
-            imported_file.c.id,
-            bindparam("to_destination", type_=imported_copy.c.destination.type),
-            bindparam("to_path", type_=imported_copy.c.path.type),
-            bindparam("at", type_=imported_copy.c.verified_at.type),
-            bindparam("is_cold", type_=imported_copy.c.cold.type),
-        ).where(
-            *(
-                imported_file.c[name] == bindparam(f"of_{name}", type_=imported_file.c[name].type)
-                for name in (
-                    "card_identity",
-                    "relative_path",
-                    "size_bytes",
-                    "mtime_ns",
-                    "hash_name",
-                    "hash",
-                )
-            )
-        ),
+def _contents(file: ImportedFile) -> tuple[object, ...]:
+    return (
+        file.card_identity,
+        file.path,
+        file.size_bytes,
+        file.mtime_ns,
+        file.hash_name,
+        file.hash,
     )
-    .on_conflict_do_nothing()
+
+
+_insert_imported_file = Statement(
+    Statement.insert(imported_file, ("job_id", "further_hashes", *_CONTENTS)).sql
+    + " ON CONFLICT DO NOTHING"
+)
+
+_insert_imported_copy = Statement(
+    "INSERT INTO imported_copy (imported_file_id, destination, path, verified_at, cold) "  # noqa: S608 - ours
+    "SELECT id, ?, ?, ?, ? FROM imported_file "
+    f"WHERE {' AND '.join(f'{name} = ?' for name in _CONTENTS)} ON CONFLICT DO NOTHING"
 )
 """One statement for a batch: the file's row is found where the copy's is made."""
 
@@ -461,11 +445,18 @@ def _imported(
 
 
 def _free_name(connection: Connection, name: str, taken: Callable[[str], bool]) -> str:
-    """The name, or with the first of ``-2``, ``-3``, ... that nobody has."""
+    """The name, or with the first of ``-2``, ``-3``, ... that nobody has, nor anybody lies in."""
     candidate, number = name, 1
     while (
         taken(candidate)
-        or connection.execute(select(job.c.id).where(job.c.name == candidate)).first()
+        or connection.execute(
+            select(job.c.id).where(
+                or_(
+                    job.c.name == candidate,
+                    job.c.name.startswith(f"{candidate}/", autoescape=True),
+                )
+            )
+        ).first()
     ):
         number += 1
         candidate = f"{name}-{number}"

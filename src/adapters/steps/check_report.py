@@ -71,7 +71,7 @@ class CheckReport:
             self._folder.remove_leftovers({self._name})
             self._part, part = self._folder.new_part(self._name, self._name)
         except BaseException:
-            os.close(fd)
+            kernel.close(fd)
             raise
         self._file: BinaryIO = open(part, "wb")  # noqa: SIM115
         if self._is_table:
@@ -85,7 +85,7 @@ class CheckReport:
             self._file.close()
         with suppress(OSError):
             self._folder.remove(self._part)
-        os.close(self._folder.fd)
+        kernel.close(self._folder.fd)
 
     def add(self, checked: Checked) -> None:
         """Raises ``LibraryFault``."""

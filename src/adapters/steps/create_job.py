@@ -19,7 +19,8 @@ class CreateJob:
 
     The name that it gets is free on the disk too: a folder that is there already is
     somebody else's, another server's perhaps, or from a database that is gone. Nor does it
-    lie in another job's folder, as it could once the layout was changed.
+    lie in another job's folder, or one of theirs in it, as could be once the layout was
+    changed.
 
     The layout is this server's now; what it makes of the card is kept with the execution,
     and holds for it whatever the settings say later.

@@ -34,7 +34,7 @@ from heapq import nsmallest
 from threading import Lock
 from typing import Any
 
-from adapters.steps import boxes
+from adapters.steps import boxes, kernel
 from adapters.steps.cards import (
     FsCards,
     OpenCard,
@@ -51,7 +51,7 @@ from adapters.steps.faults import (
     StillWritten,
     reason,
 )
-from adapters.steps.indexes import linked_files
+from adapters.steps.indexes import linked_files, spans_of
 from adapters.steps.library import Library
 from adapters.steps.recognition import recognise
 from application.authoring import StepContext
@@ -137,9 +137,10 @@ class ScanSd:
         with self._settled(context) as card:
             entries = self._quiet(card, context)
             linked = linked_files(card, entries)
+            spans = spans_of(card, entries, context.check)
             with _uncollected():
                 # What is given up is gone: a card may have very many.
-                contents = contents_of(_given_up(entries), linked)
+                contents = contents_of(_given_up(entries), linked, spans)
                 files = list(contents.files())
             output = _summary(card, _fingerprint(card), files, contents)
             del contents  # the rows are enough
@@ -216,9 +217,9 @@ class ScanSd:
                     if over or (there and _holds_anything(card)):
                         return card
                 except BaseException:
-                    os.close(card.fd)
+                    kernel.close(card.fd)
                     raise
-                os.close(card.fd)
+                kernel.close(card.fd)
             context.check()
             self._wait(LOOK_EVERY_S)
             waited_s += LOOK_EVERY_S
@@ -234,7 +235,12 @@ def _is_announced(card: OpenCard, volume: object) -> bool:
     if not isinstance(serial, str) or not serial:
         return True  # nobody has said, or it has no name of its own
     if not card.card.volume:  # the system may tell the detector what it doesn't tell us
-        return is_mounted(card.fd)
+        try:
+            return is_mounted(card.fd)
+        except OSError as error:
+            raise CardFault(
+                f"the card at {card.path_text} doesn't answer: {reason(error)}"
+            ) from error
     if card.card.identity.startswith(volume_identity(serial)):
         return True
     raise AnotherCard(
@@ -315,7 +321,7 @@ class Walk:
 
     def _leave(self) -> None:
         if self._last is not None:
-            os.close(self._last[1])
+            kernel.close(self._last[1])
             self._last = None
 
     def _opened(self, folder: bytes) -> int:
@@ -390,7 +396,7 @@ class Walk:
                 try:
                     problems += filter(None, [boxes.flaw_of(fd, found.st_size)])
                 finally:
-                    os.close(fd)
+                    kernel.close(fd)
             elif not is_anybodys and not os.access(
                 name, os.R_OK, dir_fd=folder, effective_ids=_AS_WE_ARE
             ):
@@ -433,7 +439,7 @@ def _changed(card: OpenCard, file: CardFile, check: Callable[[], None]) -> bool:
         try:
             now = os.stat(name, dir_fd=fd, follow_symlinks=False)
         finally:
-            os.close(fd)
+            kernel.close(fd)
     except OSError:
         return True  # gone, perhaps under another name: the card has to be walked again
     return (now.st_size, now.st_mtime_ns) != (file.size_bytes, file.mtime_ns)

@@ -18,9 +18,11 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
+from adapters.steps import kernel
 from adapters.steps.cards import FsCards, OpenCard, open_folder
 from adapters.steps.faults import CardFault, FileFault, reason
 from adapters.steps.library import Library
@@ -108,6 +110,8 @@ class GiveVerdict:
         record = verdict_record(
             verdict,
             judged_at=timestamp(now),
+            # The clock may have been set back since: the report is to have these copies too.
+            copies_until=timestamp(max(now, examination.latest_at or now)),
             card_path=shown(os.fsencode(str(data["sd_path"]))),
             read=examination.read,
             not_on_card=_no_longer_there(scanned, files),
@@ -253,7 +257,7 @@ class Disk:
     def __exit__(self, *of_the_block: object) -> None:
         self._leave()
         if self._fd >= 0:
-            os.close(self._fd)
+            kernel.close(self._fd)
 
     @property
     def text(self) -> str:
@@ -281,7 +285,7 @@ class Disk:
 
     def _leave(self) -> None:
         if self._folder >= 0:
-            os.close(self._folder)
+            kernel.close(self._folder)
         self._folder, self._path = -1, None
 
 
@@ -301,7 +305,8 @@ def _unseen(disks: Sequence[Disk]) -> Iterator[Reason]:
 class _Examination:
     """Each file of the card, with what has become of its copies.
 
-    read: the files that only reading could tell, with the hash that they have.
+    read: the files that only reading could tell, with the hash that they have. latest_at: when
+    the last of the copies was verified that the ledger has of them.
     """
 
     def __init__(
@@ -321,6 +326,7 @@ class _Examination:
         self._disks = {disk.destination: disk for disk in disks}
         self._job_folder = os.fsencode(job.name)
         self.read: dict[str, list[str]] = {}
+        self.latest_at: datetime | None = None
 
     def of(self, files: Sequence[CardFile]) -> Iterator[Examined]:
         for start in range(0, len(files), PAGE_FILES):
@@ -331,6 +337,9 @@ class _Examination:
             for destination in self._disks:
                 for path, known in self._ledger.known(page, destination).items():
                     copies.setdefault(path, []).extend(known)
+            for known in copies.values():
+                latest_at = max(copy.verified_at for copy in known)
+                self.latest_at = max(latest_at, self.latest_at or latest_at)
             for file in page:
                 yield self._examine(file, copies.get(file.path, ()))
 

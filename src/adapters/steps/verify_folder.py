@@ -55,8 +55,10 @@ from adapters.steps.mhl.documents import (
 )
 from adapters.steps.mhl.history import History, Known, add_generation, read_history
 from adapters.steps.rate import Rate
+from adapters.steps.write_report import REPORTS
 from application.authoring import PermanentError, Pipeline, StepContext, step
 from application.ports import Clock
+from application.report import size_text
 from domain.errors import InvalidInput
 from domain.footage import is_junk, shown
 
@@ -175,7 +177,7 @@ class VerifyFolder:
             other = None
             if asked.repair_from is not None:
                 other = stack.enter_context(_open(asked.repair_from))
-                if os.path.samestat(os.fstat(other.fd), os.fstat(folder.fd)):
+                if _is_same(other, folder):
                     raise PermanentError(f"{folder.text} can't be repaired from itself")
             report = None
             if asked.report is not None:
@@ -254,7 +256,7 @@ def _open(path: str) -> Folder:
         try:
             return Folder(open_folder(top, os.fsencode(path).strip(b"/")), text)
         finally:
-            os.close(top)
+            kernel.close(top)
     except OSError as error:
         raise LibraryFault(f"the folder {text} can't be opened: {reason(error)}") from error
 
@@ -269,10 +271,20 @@ def _hint(path: str) -> str:
     return ""
 
 
+def _is_same(one: Folder, other: Folder) -> bool:
+    """Raises ``LibraryFault``."""
+    try:
+        return os.path.samestat(os.fstat(one.fd), os.fstat(other.fd))
+    except OSError as error:
+        raise LibraryFault(
+            f"{one.text} and {other.text} can't be told apart: {reason(error)}"
+        ) from error
+
+
 def _is_there(path: str, folder: Folder) -> bool:
     try:
         with _open(path) as now:
-            return os.path.samestat(os.fstat(now.fd), os.fstat(folder.fd))
+            return _is_same(now, folder)
     except LibraryFault:
         return False
 
@@ -313,7 +325,7 @@ def _walk(folder: Folder, check: Callable[[], None]) -> Iterator[_Listing | File
                         is_folder = entry.is_dir(follow_symlinks=False)
                         (folders if is_folder else files).append(os.fsencode(entry.name))
             finally:
-                os.close(fd)
+                kernel.close(fd)
         except OSError as error:
             yield FileFault(path, f"can't be looked into: {reason(error)}", error.errno)
             continue
@@ -348,13 +360,19 @@ class _File:
     def full(self) -> bytes:
         return _join(self.place, self.path)
 
-    def spellings(self) -> Iterator[bytes]:
+    def spellings(self, listed: Mapping[bytes, Known] | None = None) -> Iterator[bytes]:
+        """``listed``: beside it; what has one of these names for its own is another file."""
         yield self.full
         with suppress(UnicodeDecodeError):
             text = self.path.decode()
             for other in (unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)):
-                if other != text:
-                    yield _join(self.place, other.encode())
+                name = other.encode()
+                if other != text and not (listed and self._is_another(listed.get(name))):
+                    yield _join(self.place, name)
+
+    def _is_another(self, listed: Known | None) -> bool:
+        hashes = {} if listed is None else listed.hashes
+        return any(self.known.hashes.get(name, value) != value for name, value in hashes.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,6 +445,7 @@ class _Run:
         self._notes: list[str] = []
         self._generations = 0
         self._listed_paths: set[bytes] = set()
+        self._beside: Mapping[bytes, Known] = {}
         self._unlisted: list[str] = []
         self._unlisted_count = 0
         self._buffer = bytearray(BUFFER_BYTES)
@@ -496,7 +515,8 @@ class _Run:
         The manifests are read anew, so that those of one folder at a time are in memory.
         """
         checked: list[HashedFile] = []
-        for path, known in _history(self.folder, place).files.items():
+        self._beside = _history(self.folder, place).files
+        for path, known in self._beside.items():
             before, self._file_bytes = self._bytes_done, 0
             self._file = shown(_join(place, path))[:MAX_SHOWN]
             self._state = (GOOD, "")
@@ -546,8 +566,12 @@ class _Run:
         fd = self._open(file)
         if not isinstance(fd, int):
             return None
-        status = os.fstat(fd)
-        os.close(fd)
+        try:
+            status = os.fstat(fd)
+        except OSError:
+            return None
+        finally:
+            kernel.close(fd)
         if not stat.S_ISREG(status.st_mode) or known.size_bytes not in (None, status.st_size):
             return None
         self._listed_paths.add(file.found)
@@ -598,21 +622,17 @@ class _Run:
             return self._mend(file, *fd)
         try:
             status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                return self._mend(file, Finding.CHANGED, _NO_REGULAR_FILE)
-            size = known.size_bytes
-            if size is not None and status.st_size != size and not self.write:
-                why = f"has {status.st_size} bytes, not {size}"
-                return self._mend(file, Finding.CHANGED, why)
-            if not known.hashes:
-                self._keep(file.full, Finding.UNCHECKED, "its manifest has no hash known here")
-                return None
-            try:
-                hashes = self._hash(fd, known)
-            except OSError as error:
-                return self._mend(file, Finding.UNREADABLE, f"can't be read: {reason(error)}")
+            unlike = self._unlike(status, known)
+            hashes = {} if unlike or not known.hashes else self._hash(fd, known)
+        except OSError as error:
+            return self._mend(file, Finding.UNREADABLE, f"can't be read: {reason(error)}")
         finally:
-            os.close(fd)
+            kernel.close(fd)
+        if unlike:
+            return self._mend(file, Finding.CHANGED, unlike)
+        if not known.hashes:
+            self._keep(file.full, Finding.UNCHECKED, "its manifest has no hash known here")
+            return None
         self._checked_bytes += status.st_size
         if hashes == known.hashes:
             self._good += 1
@@ -622,12 +642,20 @@ class _Run:
         mended = self._mend(file, Finding.CHANGED, why)
         return mended or _hashed(status, hashes, Action.FAILED)
 
+    def _unlike(self, status: os.stat_result, known: Known) -> str:
+        """Why it can't be what is listed, by its status alone."""
+        if not stat.S_ISREG(status.st_mode):
+            return _NO_REGULAR_FILE
+        if known.size_bytes not in (None, status.st_size) and not self.write:
+            return f"has {status.st_size} bytes, not {known.size_bytes}"
+        return ""
+
     def _open(self, file: _File) -> int | tuple[Finding, str]:
         """It, open, under the name that it has here; or what is wrong with it, and why.
 
         A name that went through another system may have its letters composed differently.
         """
-        for name in file.spellings():
+        for name in file.spellings(self._beside):
             try:
                 fd = open_file(self.folder.fd, name)
             except OSError as error:
@@ -700,7 +728,7 @@ class _Run:
                 try:
                     is_good = self._hash(back, known) == known.hashes
                 finally:
-                    os.close(back)
+                    kernel.close(back)
                 if not is_good:
                     aside = folder.name_text(folder.put_aside(part))
                     raise LibraryFault(
@@ -761,7 +789,11 @@ class _Run:
             self._notes.append(text[: 2 * MAX_SHOWN])
 
     def name_unlisted(self) -> None:
-        """What is there and in no manifest, but for what operating systems leave behind."""
+        """What is there and in no manifest, but for what operating systems leave behind.
+
+        And but for our own reports, which lie beside the jobs' folders.
+        """
+        is_library = b"" not in self._places
         for found in _walk(self.folder, self._context.check):
             if isinstance(found, FileFault):
                 self._note(str(found))
@@ -769,6 +801,8 @@ class _Run:
             for name in sorted(found.files):
                 path = _join(found.path, name)
                 if path in self._listed_paths or is_junk(name):
+                    continue
+                if is_library and found.path == REPORTS and name.endswith((b".html", b".csv")):
                     continue
                 self._unlisted_count += 1
                 if self._table is not None:
@@ -826,7 +860,7 @@ class _Run:
         now = self._clock.now().astimezone(UTC)
         return {
             "Verified on": f"{now:%Y-%m-%d %H:%M:%S} UTC",
-            "Listed files": f"{self.listed} ({self._bytes_total} bytes)",
+            "Listed files": f"{self.listed} ({size_text(self._bytes_total)})",
             "As the manifests say": str(self._good),
             "Repaired": str(self._repaired),
             "Damaged or missing": str(self.bad),
@@ -846,8 +880,11 @@ def _source(stack: ExitStack, other: Folder, file: _File) -> int:
             if error.errno in _NOT_THERE:
                 continue
             raise _unreadable(other, file, error) from error
-        stack.callback(os.close, fd)
-        status = os.fstat(fd)
+        stack.callback(kernel.close, fd)
+        try:
+            status = os.fstat(fd)
+        except OSError as error:
+            raise _unreadable(other, file, error) from error
         if not stat.S_ISREG(status.st_mode) or file.known.size_bytes not in (None, status.st_size):
             raise _no_better(other, file)
         return fd

@@ -43,6 +43,7 @@ def test_what_is_no_longer_in_the_library_has_a_line_of_its_own() -> None:
     ) == [
         "0 files (0 B) copied and verified",
         f"Note: {note}",
+        "To bring all of the card once more: rushes ingest --again",
         "Note: no media found on the card",
     ]
 
@@ -128,8 +129,8 @@ def test_what_is_left_out_or_remarkable_is_counted_and_the_first_are_named() -> 
         },
     ) == [
         "9 files (5.0 kB) copied and verified to /lib/job",
-        "5 left on the card: junk (.DS_Store, .Trashes, ._a and 2 more)",
-        "1 left on the card: link (out)",
+        "Left on the card: 5 files of operating systems (.DS_Store, .Trashes, ._a and 2 more)",
+        "Left on the card: 1 link, never followed (out)",
         *(f"Remark: {n}.MP4: {broken}" for n in range(5)),
         "and 3 more remarks: rushes report 7",
     ]
@@ -139,7 +140,7 @@ def test_executions_of_older_versions_have_fewer_words_for_it() -> None:
     named = [{"path": "a.MP4", "kind": "media", "problem": "its name is no UTF-8"}]
     assert said(copied_files=1, left_out={"junk": 2}, exceptions={"total": 30, "named": named}) == [
         "1 file (5.0 kB) copied and verified to /lib/job",
-        "2 left on the card: junk",
+        "Left on the card: 2 files of operating systems",
         "Remark: a.MP4: its name is no UTF-8",
     ]
 
@@ -159,3 +160,26 @@ def test_a_card_that_was_not_taken_in_to_the_end_is_not_safe() -> None:
     }
     assert summary(execution)[-1].startswith("NOT safe to format")
     assert len(summary({**execution, "steps": []})) == 2
+
+
+def test_a_cancelled_card_is_not_safe_and_says_how_to_go_on() -> None:
+    def told(*steps: tuple[str, str]) -> list[str]:
+        return summary(
+            {
+                "execution_id": "u",
+                "status": "cancelled",
+                "progress": 40,
+                "execution_data": {},
+                "steps": [
+                    {"step_key": key, "step_name": key, "status": status} for key, status in steps
+                ],
+            }
+        )
+
+    card = (("scan_sd", "completed"), ("copy_files", "cancelled"), ("verdict", "cancelled"))
+    assert told(*card) == [
+        "cancelled (40%)",
+        "To go on where it stopped: rushes rerun u copy_files",
+        "NOT safe to format: the card was not taken in to the end",
+    ]
+    assert told(("only", "completed")) == ["cancelled (40%)"]

@@ -87,6 +87,23 @@ def test_a_name_that_is_taken_on_the_disk_is_passed_over(rig: Rig) -> None:
     assert rig.create_job(1, data)["job_name"] == "2026-11-22_A001-4"  # that is its own
 
 
+def test_no_job_lies_in_another_s_folder_once_the_layout_was_changed(rig: Rig) -> None:
+    """Whether their folders are there yet or not: a job that waits makes its own later."""
+    data = rig.scan()
+    names = []
+    layouts = ("{card}/{date}", "{card}", "{card}/{date}/{time}", "{date}/{card}", "{date}")
+    for number, layout in enumerate(layouts, start=1):
+        rig.layout = layout
+        names.append(rig.create_job(number, data)["job_name"])
+    assert names == [
+        "A001/2026-11-22",
+        "A001-2",
+        "A001/2026-11-22-2/1200",
+        "2026-11-22/A001",
+        "2026-11-22-2",
+    ]
+
+
 def test_the_disk_that_is_looked_at_is_the_execution_s_library(rig: Rig) -> None:
     data = rig.scan() | {"library": str(rig.library.parent / "other")}
     (rig.library / "2026-11-22_A001").mkdir(parents=True)

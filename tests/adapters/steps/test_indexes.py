@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from adapters.steps.cards import OpenCard
-from adapters.steps.indexes import MAX_INDEX_BYTES, linked_files
+from adapters.steps.indexes import MAX_INDEX_BYTES, MAX_SPAN_BYTES, linked_files, spans_of
 from domain.footage import CardFile, FileKind, kind_of
-from domain.layouts import Link
+from domain.layouts import Link, Neighbour, Span
 from tests.adapters.steps.conftest import Rig
-from tests.cards import film
+from tests.cards import film, p2_index
 
 ROOT = "PRIVATE/M4ROOT"
 INDEX = f"{ROOT}/MEDIAPRO.XML"
@@ -165,3 +165,113 @@ def test_a_stale_index_changes_no_recording_and_hides_none(rig: Rig, stale: byte
     after = clips(rig)
     del after["MEDIAPRO.XML"]
     assert after == before
+
+
+# -- Panasonic's of each clip ----------------------------------------------------------
+
+P2_CLIP = "CONTENTS/CLIP/0001AB.XML"
+
+
+def spans(rig: Rig, card: OpenCard, content: bytes, path: str = P2_CLIP) -> dict[bytes, Span]:
+    rig.put(path, content)
+    return dict(spans_of(card, [entry(path, len(content))], lambda: None))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *HARMLESS[:-3],
+        p2_index("0001AB").replace(b"GlobalClipID", b"Another"),
+        p2_index("0001AB").replace(b"ClipContent", b"Another"),
+        b"<GlobalClipID>A</GlobalClipID>",
+        b"<P2Main><ClipContent><GlobalClipID/></ClipContent></P2Main>",
+        b"<P2Main><ClipContent><GlobalClipID> \n </GlobalClipID></ClipContent></P2Main>",
+    ],
+)
+def test_a_clip_s_index_that_says_nothing_sensible_is_none(
+    rig: Rig, card: OpenCard, content: bytes
+) -> None:
+    assert spans(rig, card, content) == {}
+
+
+def test_a_clip_s_index_says_where_its_recording_came_from_and_goes_on(
+    rig: Rig, card: OpenCard
+) -> None:
+    before, after = Neighbour("ID-0001AB", "clip 0001AB of the P2 card ABD06C0058"), "0003EF"
+    content = p2_index("0002CD", "0001AB", after)
+    assert spans(rig, card, content) == {
+        P2_CLIP.encode(): Span(
+            "ID-0002CD", before, Neighbour("ID-0003EF", "clip 0003EF of the P2 card ABD06C0058")
+        )
+    }
+    assert spans(rig, card, p2_index("0002CD")) == {P2_CLIP.encode(): Span("ID-0002CD", None, None)}
+
+
+def test_text_of_a_clip_s_index_can_be_shown(rig: Rig, card: OpenCard) -> None:
+    content = p2_index("0002CD", None, "0003EF").replace(
+        b"<ClipName>0003EF", "<ClipName>\u202e\x7f".encode() + b"&lt;b&gt;" + b"x" * 10_000
+    )
+    (span,) = spans(rig, card, content).values()
+    assert span.next is not None
+    assert span.next.called.startswith("clip \\xe2\\x80\\xae\\x7f<b>xxx")
+    assert len(span.next.called) < 200
+
+
+@pytest.mark.parametrize("path", ["CLIP/0001AB.XML", "CONTENTS/VIDEO/0001AB.XML", "a.XML"])
+def test_only_indexes_in_their_own_place_are_read(rig: Rig, card: OpenCard, path: str) -> None:
+    assert spans(rig, card, p2_index("0001AB"), path) == {}
+    assert spans(rig, card, p2_index("0001AB"), "contents/Clip/0001ab.xml")
+    assert not spans_of(card, [entry(P2_CLIP, MAX_SPAN_BYTES + 1)], lambda: None)
+
+
+def spanned(rig: Rig) -> dict[str, str]:
+    """A recording of three clips, and one by itself; the files with their clips."""
+    for name, *neighbours in (
+        ("0001AB", None, "0002CD"),
+        ("0002CD", "0001AB", "0003EF"),
+        ("0003EF", "0002CD", None),
+        ("0004GH", None, None),
+    ):
+        rig.put(f"CONTENTS/VIDEO/{name}.MXF", name.encode())
+        rig.put(f"CONTENTS/AUDIO/{name}00.MXF", name.encode())
+        rig.put(f"CONTENTS/CLIP/{name}.XML", p2_index(name, *neighbours))
+    return {
+        path: f"CONTENTS/VIDEO/{first}.MXF"
+        for name, first in zip(
+            ("0001AB", "0002CD", "0003EF", "0004GH"), ["0001AB"] * 3 + ["0004GH"], strict=True
+        )
+        for path in (
+            f"CONTENTS/VIDEO/{name}.MXF",
+            f"CONTENTS/AUDIO/{name}00.MXF",
+            f"CONTENTS/CLIP/{name}.XML",
+        )
+    }
+
+
+def grouped(rig: Rig) -> dict[str, str]:
+    return {file.path.decode(): (file.clip or b"").decode() for file in rig.card_files.of(1)}
+
+
+def test_what_a_recording_goes_on_in_is_one_clip_and_stays_where_it_was(rig: Rig) -> None:
+    expected = spanned(rig)
+    data = rig.ready()
+    assert data["clip_count"] == 2
+    assert data["exceptions"]["total"] == 0
+    assert grouped(rig) == expected
+    assert rig.copy(1, data)["copied_files"] == 12
+    assert {path.decode() for path in rig.arrived()} == {
+        f"2026-11-22_A001/{path}" for path in expected
+    }
+
+
+def test_what_a_recording_goes_on_in_on_another_card_is_said(rig: Rig) -> None:
+    spanned(rig)
+    rig.put("CONTENTS/CLIP/0003EF.XML", p2_index("0003EF", "0002CD", "0099ZZ"))
+    rig.put("CONTENTS/CLIP/0004GH.XML", p2_index("0004GH", "0098YY", None))
+    data = rig.scan()
+    assert data["clip_count"] == 2
+    of_card = "of the P2 card ABD06C0058, not found on this card"
+    assert {each["path"]: each["problem"] for each in data["exceptions"]["named"]} == {
+        "CONTENTS/VIDEO/0003EF.MXF": f"its recording goes on in clip 0099ZZ {of_card}",
+        "CONTENTS/VIDEO/0004GH.MXF": f"its recording began in clip 0098YY {of_card}",
+    }

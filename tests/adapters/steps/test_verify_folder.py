@@ -287,6 +287,41 @@ def test_letters_that_were_composed_anew_on_the_way_are_the_same_file(
     assert output["unlisted_files"] == 0
 
 
+def test_of_two_names_that_differ_only_in_how_letters_are_composed_neither_is_the_other(
+    verify: Verify, tmp_path: Path
+) -> None:
+    composed, apart = (unicodedata.normalize(form, "Übung.mov") for form in ("NFC", "NFD"))
+    shelf, other = Shelf(tmp_path / "one"), Shelf(tmp_path / "other")
+    for each in (shelf, other):
+        names = (each.put(composed, b"one"), each.put(apart, b"two"))
+        each.add([each.hashed(name) for name in names])
+    (shelf.root / apart).unlink()
+    output = verify(shelf)
+    assert found(output) == {apart: "missing"}
+    assert verify(shelf, repair_from=str(other.root))["repaired_files"] == 1
+    assert verify(shelf)["intact"]
+    assert (shelf.root / composed).read_bytes() == b"one"
+    assert (shelf.root / apart).read_bytes() == b"two"
+
+
+def test_a_library_s_own_reports_are_nothing_that_a_manifest_should_list(
+    verify: Verify, tmp_path: Path
+) -> None:
+    library = Shelf(tmp_path / "library")
+    job = Shelf(library.root / "one")
+    job.add_new("a.mov", "reports/of the card.csv")
+    job.put("reports/strange.csv")
+    for name in ("one_2026-11-22_120000Z.html", "one.csv", "odd.mov", "below/one.csv"):
+        library.put(f"reports/{name}")
+    output = verify(library)
+    assert sorted(output["unlisted"]) == [
+        "one/reports/strange.csv",
+        "reports/below/one.csv",
+        "reports/odd.mov",
+    ]
+    assert verify(job)["unlisted"] == ["reports/strange.csv"]
+
+
 def test_every_folder_of_a_library_answers_for_its_own_files(
     verify: Verify, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import resource
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from adapters.steps.write_report import ReportsMissing
 from application.authoring import PermanentError
-from tests.adapters.steps.conftest import snapshot
+from tests.adapters.steps.conftest import NOON, NoonClock, snapshot
 from tests.adapters.steps.finishing import Finishing
 
 STEM = "2026-11-22_A001_2026-11-22_120000Z"
@@ -97,6 +98,22 @@ def test_another_verdict_has_a_report_of_its_own(rig: Finishing, judged: dict[st
         f"{STEM}.html",
     ]
     assert "NOT safe to format" in (rig.library / "reports" / f"{STEM}-2.html").read_text()
+
+
+def test_a_clock_that_was_set_back_since_the_copy_makes_no_file_doubtful(
+    rig: Finishing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verdict has seen these copies, whatever the time that they were verified at."""
+    rig.put("DCIM/A.LRV", b"footage")
+    with monkeypatch.context() as ahead:
+        ahead.setattr(NoonClock, "now", lambda clock: NOON + timedelta(hours=1))
+        data = rig.copied()
+    report = rig.report(rig.judge(data))
+    assert report["safe_to_format"]
+    with open(report["reports"][1], encoding="utf-8-sig", newline="") as table:
+        (row,) = csv.DictReader(table)
+    assert row["state"] == "verified"
+    assert row["verified_at"] == "2026-11-22T13:00:00Z"
 
 
 def test_nothing_of_it_lies_where_the_manifest_lists_files(
