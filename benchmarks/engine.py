@@ -49,9 +49,10 @@ from application.catalogue import Catalogue
 from application.ports import Executions
 from application.transition import recorded
 from benchmarks import peer
-from bootstrap import Container, running, spare_collector
+from bootstrap import Container, running
 from domain.definition import PipelineDefinition
 from domain.execution import Execution
+from server import spare_collector
 
 IN_FLIGHT = 64
 RAW_TRANSACTIONS = 2_000

@@ -58,8 +58,9 @@ from benchmarks.engine import (
     pooled,
     run_through,
 )
-from bootstrap import Container, running, spare_collector
+from bootstrap import Container, running
 from domain.execution import ExecutionStatus
+from server import spare_collector
 
 HISTORY = (100, 10_000, 1_000_000)
 CHAINS = 960

@@ -50,7 +50,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-import bootstrap
+import server as rushes_server
 from adapters.persistence.batch import Batch, Committed
 from adapters.settings import Settings
 from benchmarks.engine import percentile, place, run_through
@@ -405,7 +405,7 @@ async def serve_rushes(folder: Path) -> None:
         made.append(Container(settings=settings))
         return made[-1]
 
-    bootstrap.Container = container_of  # type: ignore[misc, assignment]
+    rushes_server.Container = container_of  # type: ignore[misc, assignment]
     commit_into = Batch.commit_into
 
     def noted(batch: Batch, committed: Committed) -> Any:
@@ -429,14 +429,14 @@ async def serve_rushes(folder: Path) -> None:
     )
     stop, started = asyncio.Event(), asyncio.Event()
 
-    def ready(addresses: bootstrap.Addresses) -> None:
+    def ready(addresses: rushes_server.Addresses) -> None:
         gc.collect()
-        bootstrap.spare_collector()
+        rushes_server.spare_collector()
         say({"http": addresses.http.removeprefix("http://"), "grpc": addresses.grpc})
         started.set()
 
-    bootstrap.spare_collector()  # here and above, as ``rushes serve`` does
-    serving = asyncio.create_task(bootstrap.serve(settings, stop=stop, ready=ready))
+    rushes_server.spare_collector()  # here and above, as ``rushes serve`` does
+    serving = asyncio.create_task(rushes_server.serve(settings, stop=stop, ready=ready))
     await asyncio.wait(
         {serving, asyncio.create_task(started.wait())}, return_when="FIRST_COMPLETED"
     )

@@ -1,7 +1,7 @@
 """The program ``rushes``: its command line, and what the command line is handed.
 
 Most commands only ask a server that runs already, and are done in the time that it
-takes to import what a server is made of. So ``bootstrap`` is imported by who starts one.
+takes to import what a server is made of. So ``server`` is imported by who starts one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from domain.errors import InvalidInput, Unavailable
 from domain.events import timestamp
 
 if TYPE_CHECKING:
-    from bootstrap import Addresses
+    from server import Addresses
 
 log = logging.getLogger("rushes")
 
@@ -157,7 +157,7 @@ class _OwnServer:
 
     async def _serve(self) -> None:
         with _uncollected():
-            from bootstrap import serve
+            from server import serve
 
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
@@ -180,7 +180,7 @@ class _OwnServer:
 
 def serve_until_signalled(settings: Settings, ready: Callable[[Addresses], None]) -> None:
     """``rushes serve``: until SIGINT or SIGTERM."""
-    from bootstrap import serve
+    from server import serve
 
     async def run() -> None:
         stop = asyncio.Event()
@@ -270,7 +270,7 @@ def _load_settings(flags: Mapping[str, str | None], config: Path | None) -> Sett
 
 def _serve(settings: Settings, say: Callable[[str], None]) -> None:
     with _uncollected():
-        from bootstrap import spare_collector, with_room
+        from server import spare_collector, with_room
 
     _log_to_stderr(logging.INFO)
     for library in ("uvicorn.error", "asyncio"):

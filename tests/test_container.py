@@ -15,8 +15,9 @@ from adapters.settings import Settings
 from application.authoring import Pipeline, StepContext, step
 from application.catalogue import Catalogue
 from application.ports import Query
-from bootstrap import NEW_OBJECTS, Container, load_pipeline, running, spare_collector
+from bootstrap import Container, load_pipeline, running
 from domain.errors import InvalidInput, Unavailable
+from server import NEW_OBJECTS, spare_collector
 
 
 def settings(place: Path, **flags: str) -> Settings:

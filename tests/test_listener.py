@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from bootstrap import _listen
+from server import _listen
 
 
 async def test_answers_don_t_wait_for_acknowledgements() -> None:

@@ -21,7 +21,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from adapters.rpc.pb import pipeline_pb2 as pb
 from adapters.settings import Settings
 from adapters.websocket.contract import HEARD
-from bootstrap import Container, web_routes
+from bootstrap import Container
+from server import web_routes
 from tests.contracts import check_answer
 from tests.e2e.server import DEADLINE_S, RUSHES, Server, eventually
 from tests.e2e.test_streams import Reflected

@@ -25,8 +25,9 @@ from adapters import tls
 from adapters.rpc.pb import pipeline_pb2 as pb
 from adapters.rpc.pb.pipeline_pb2_grpc import PipelineServiceStub
 from adapters.settings import Settings
-from bootstrap import Addresses, Container, running, serve
+from bootstrap import Container, running
 from domain.errors import InvalidInput
+from server import Addresses, serve
 from tests.certificates import Authority
 from tests.e2e.server import DEADLINE_S, ROOT, RUSHES, Server, eventually
 

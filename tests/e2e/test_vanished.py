@@ -22,7 +22,7 @@ import psutil
 import pytest
 from websockets.asyncio.client import connect
 
-import bootstrap
+import server
 from adapters.rest import api as rest_api
 from adapters.rpc import server as rpc_server
 from tests.e2e.server import DEADLINE_S, ROOT, Server
@@ -81,7 +81,7 @@ def host() -> Iterator[Host]:
 
 def by_pings(monkeypatch: pytest.MonkeyPatch) -> None:
     """WebSocket's and gRPC's, every two seconds; TCP takes as long as ever."""
-    monkeypatch.setattr(bootstrap, "PING_S", 2)
+    monkeypatch.setattr(server, "PING_S", 2)
     quick = {"grpc.keepalive_time_ms": 2_000, "grpc.keepalive_timeout_ms": 2_000}
     options = tuple((dict(rpc_server.OPTIONS) | quick).items())
     monkeypatch.setattr(rpc_server, "OPTIONS", options)
@@ -96,8 +96,8 @@ def by_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
         socket.TCP_KEEPCNT: 2,
         socket.TCP_USER_TIMEOUT: 2_000,
     }
-    options = [(option, quick[option]) for option, _ in bootstrap._GONE_AFTER]
-    monkeypatch.setattr(bootstrap, "_GONE_AFTER", options)
+    options = [(option, quick[option]) for option, _ in server._GONE_AFTER]
+    monkeypatch.setattr(server, "_GONE_AFTER", options)
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,10 @@ from adapters.websocket.contract import HEARD, SAID
 from adapters.websocket.messages import Said
 from application.trigger import MAX_MESSAGE_ID, check_message_id
 from application.views import message_view
-from bootstrap import Container, web_routes
+from bootstrap import Container
 from domain.errors import InvalidInput
 from domain.events import Fact, RecordedFact
+from server import web_routes
 from tests.contracts import Ref, check
 from tools.contracts import documents
 
