@@ -9,9 +9,7 @@ said how it should be.
 Nothing is written unless it is asked for. ``write`` adds a generation with what was
 found to each folder's manifests. ``repair_from`` names another copy of the folder:
 a file that is damaged or missing is taken from there, if what is there is what the
-manifest says. It goes the way of every copy: into a part, hashed while it is read,
-synced, read back from the device, published under a name that is free. The damaged
-one is put aside under another name first, and kept.
+manifest says (``verify_files.py``).
 
 Finding damage is a result, not a failure: the step completes and says so
 (``intact``). It fails where it can't tell: the folder isn't there, or has no manifest.
@@ -27,10 +25,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -42,7 +39,6 @@ from adapters.steps import kernel
 from adapters.steps.cards import MAX_PATH_BYTES, open_file, open_folder
 from adapters.steps.check_report import GOOD, REPAIRED, UNLISTED, Checked, CheckReport
 from adapters.steps.faults import FileFault, LibraryFault, reason
-from adapters.steps.hashes import Hashes
 from adapters.steps.library import Folder
 from adapters.steps.mhl.documents import (
     MANIFESTS,
@@ -55,15 +51,13 @@ from adapters.steps.mhl.documents import (
 )
 from adapters.steps.mhl.history import History, Known, add_generation, read_history
 from adapters.steps.rate import Rate
+from adapters.steps.verify_files import NOT_THERE, Listed, Reading, Repair, joined
 from adapters.steps.write_report import REPORTS
 from application.authoring import PermanentError, Pipeline, StepContext, step
 from application.ports import Clock
 from application.report import size_text
 from domain.errors import InvalidInput
 from domain.footage import is_junk, shown
-
-BUFFER_BYTES = 4 * 1024 * 1024
-"""Long reads for the disk's sake; small enough that a stop is seen at once."""
 
 MAX_FINDINGS = 200
 """Damaged files that the output names; the counts are always whole."""
@@ -82,9 +76,6 @@ MAX_NOTED_CHARACTERS = 300
 """Files that weren't good and that a checkpoint names, and of each reason: it is a row of
 the database. A folder that is worse gets no later checkpoint."""
 
-_NOT_THERE = frozenset(
-    {errno.ENOENT, errno.ENOTDIR, errno.EILSEQ, errno.EINVAL, errno.ENAMETOOLONG}
-)
 _NO_FILE = frozenset({errno.ELOOP, errno.ENXIO})
 """What opening a link or a socket says."""
 
@@ -331,7 +322,7 @@ def _walk(folder: Folder, check: Callable[[], None]) -> Iterator[_Listing | File
             continue
         yield _Listing(path, folders, files)
         left += [
-            _join(path, name)
+            joined(path, name)
             for name in sorted(folders, reverse=True)
             if name != MANIFESTS and not is_junk(name)
         ]
@@ -342,37 +333,6 @@ def _places(folder: Folder, check: Callable[[], None]) -> Iterator[bytes]:
     for found in _walk(folder, check):
         if isinstance(found, _Listing) and MANIFESTS in found.folders:
             yield found.path
-
-
-@dataclass(slots=True)
-class _File:
-    """A file of a manifest. ``found`` is its path as it is here, if it is."""
-
-    place: bytes
-    path: bytes
-    known: Known
-    found: bytes = b""
-
-    def __post_init__(self) -> None:
-        self.found = self.full
-
-    @property
-    def full(self) -> bytes:
-        return _join(self.place, self.path)
-
-    def spellings(self, listed: Mapping[bytes, Known] | None = None) -> Iterator[bytes]:
-        """``listed``: beside it; what has one of these names for its own is another file."""
-        yield self.full
-        with suppress(UnicodeDecodeError):
-            text = self.path.decode()
-            for other in (unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)):
-                name = other.encode()
-                if other != text and not (listed and self._is_another(listed.get(name))):
-                    yield _join(self.place, name)
-
-    def _is_another(self, listed: Known | None) -> bool:
-        hashes = {} if listed is None else listed.hashes
-        return any(self.known.hashes.get(name, value) != value for name, value in hashes.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,7 +379,6 @@ class _Run:
     ) -> None:
         self._context = context
         self.folder = folder
-        self._other = other
         self._clock = clock
         self._rate = Rate()
         self._table = report
@@ -448,7 +407,8 @@ class _Run:
         self._beside: Mapping[bytes, Known] = {}
         self._unlisted: list[str] = []
         self._unlisted_count = 0
-        self._buffer = bytearray(BUFFER_BYTES)
+        self._reading = Reading(context.check, self._read)
+        self._repair = None if other is None else Repair(folder, other, self._reading, self._kept)
 
     @property
     def bad(self) -> int:
@@ -459,7 +419,7 @@ class _Run:
         try:
             history = _history(self.folder, place)
         except ManifestFault as fault:
-            self._keep(_join(place, MANIFESTS), Finding.MANIFEST, str(fault))
+            self._keep(joined(place, MANIFESTS), Finding.MANIFEST, str(fault))
             return False
         self._places.append(place)
         self._states.append(
@@ -518,7 +478,7 @@ class _Run:
         self._beside = _history(self.folder, place).files
         for path, known in self._beside.items():
             before, self._file_bytes = self._bytes_done, 0
-            self._file = shown(_join(place, path))[:MAX_SHOWN]
+            self._file = shown(joined(place, path))[:MAX_SHOWN]
             self._state = (GOOD, "")
             number = self._files_done
             at = self._earlier.at
@@ -551,7 +511,7 @@ class _Run:
         """For the report, and for an attempt after this one."""
         finding, why = self._state
         if self._table is not None:
-            row = Checked(_join(place, path), finding, why, known.size_bytes, known.hashes)
+            row = Checked(joined(place, path), finding, why, known.size_bytes, known.hashes)
             self._table.add(row)
         if finding == REPAIRED:
             self._mended[str(number)] = why[:MAX_NOTED_CHARACTERS]
@@ -562,7 +522,7 @@ class _Run:
         """A file that an earlier attempt found good, or mended; None if it has to be read."""
         if number >= self._earlier.files or number in self._earlier.again:
             return None
-        file = _File(place, path, known)
+        file = Listed(place, path, known)
         fd = self._open(file)
         if not isinstance(fd, int):
             return None
@@ -615,7 +575,7 @@ class _Run:
 
     def _verify_one(self, place: bytes, path: bytes, known: Known) -> _Hashed | None:
         """What is to be written of it, if anything."""
-        file = _File(place, path, known)
+        file = Listed(place, path, known)
         fd = self._open(file)
         self._listed_paths.add(file.found)
         if not isinstance(fd, int):
@@ -623,7 +583,7 @@ class _Run:
         try:
             status = os.fstat(fd)
             unlike = self._unlike(status, known)
-            hashes = {} if unlike or not known.hashes else self._hash(fd, known)
+            hashes = {} if unlike or not known.hashes else self._reading.hashes_of(fd, known)
         except OSError as error:
             return self._mend(file, Finding.UNREADABLE, f"can't be read: {reason(error)}")
         finally:
@@ -650,7 +610,7 @@ class _Run:
             return f"has {status.st_size} bytes, not {known.size_bytes}"
         return ""
 
-    def _open(self, file: _File) -> int | tuple[Finding, str]:
+    def _open(self, file: Listed) -> int | tuple[Finding, str]:
         """It, open, under the name that it has here; or what is wrong with it, and why.
 
         A name that went through another system may have its letters composed differently.
@@ -659,7 +619,7 @@ class _Run:
             try:
                 fd = open_file(self.folder.fd, name)
             except OSError as error:
-                if error.errno in _NOT_THERE:
+                if error.errno in NOT_THERE:
                     continue
                 file.found = name
                 if error.errno in _NO_FILE:
@@ -669,30 +629,11 @@ class _Run:
             return fd
         return Finding.MISSING, ""
 
-    def _hash(self, fd: int, known: Known) -> dict[str, str]:
-        hashes = Hashes(known.hashes)
-        kernel.forget_cached(fd)
-        kernel.read_sequentially(fd)
-        for chunk in self._chunks(fd):
-            hashes.update(chunk)
-        kernel.forget_cached(fd)
-        return hashes.values()
-
-    def _chunks(self, fd: int) -> Iterator[memoryview]:
-        while True:
-            self._context.check()
-            count = os.readv(fd, [self._buffer])
-            if not count:
-                return
-            yield memoryview(self._buffer)[:count]
-            self._file_bytes += count
-            self._report()
-
-    def _mend(self, file: _File, finding: Finding, why: str) -> _Hashed | None:
+    def _mend(self, file: Listed, finding: Finding, why: str) -> _Hashed | None:
         """Repair it, if that is wanted; None if it is as bad as before, and is named."""
-        if self._other is not None:
+        if self._repair is not None:
             try:
-                status = self._repair(self._other, file)
+                status = self._repair(file)
             except FileFault as fault:
                 but = str(fault).removeprefix(f"{shown(file.full)}: ")
                 why = f"{why}; not repaired: {but}" if why else but
@@ -703,74 +644,12 @@ class _Run:
         self._keep(file.full, finding, why)
         return None
 
-    def _repair(self, other: Folder, file: _File) -> os.stat_result:
-        """Bring it from the other folder.
+    def _read(self, count: int) -> None:
+        self._file_bytes += count
+        self._report()
 
-        Raises ``FileFault`` if this file can't be brought, ``LibraryFault`` if none can.
-        """
-        above, _, name = file.found.rpartition(b"/")
-        known = file.known
-        if not known.hashes:
-            raise FileFault(file.full, "its manifest has no hash known here")
-        with ExitStack() as stack:
-            source = _source(stack, other, file)
-            folder = stack.enter_context(self.folder.make(above))
-            there = folder.status(name, file.full)
-            if there is not None and stat.S_ISDIR(there.st_mode):
-                raise FileFault(file.full, "a folder has its name")
-            folder.remove_leftovers({name})
-            part, fd = folder.new_part(name, file.full)
-            stack.callback(_remove, folder, part)
-            with folder.faults():
-                if self._copy(source, fd, known, other, file) != known.hashes:
-                    raise _no_better(other, file)
-                back = folder.open_file(part)
-                try:
-                    is_good = self._hash(back, known) == known.hashes
-                finally:
-                    kernel.close(back)
-                if not is_good:
-                    aside = folder.name_text(folder.put_aside(part))
-                    raise LibraryFault(
-                        f"{shown(file.full)}: the library's side is wrong: what {folder.text} "
-                        f"gives back is not what was just written; the bad copy is {aside}"
-                    )
-                if there is not None:
-                    bad = part.removesuffix(b".part") + b".bad"
-                    folder.move(name, bad)
-                    self._put_aside.append(folder.name_text(bad)[:MAX_SHOWN])
-            folder.publish(part, name, file.full)
-            with folder.faults():
-                kernel.sync_folder(folder.fd)
-                return os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
-
-    def _copy(
-        self, source: int, target: int, known: Known, other: Folder, file: _File
-    ) -> dict[str, str]:
-        """Closes the target, which is synced then and in nobody's memory."""
-        hashes = Hashes(known.hashes)
-        times = os.fstat(source)
-        try:
-            kernel.forget_cached(source)
-            kernel.read_sequentially(source)
-            chunks = self._chunks(source)
-            while True:
-                try:
-                    chunk = next(chunks, None)
-                except OSError as error:
-                    raise _unreadable(other, file, error) from error
-                if chunk is None:
-                    break
-                hashes.update(chunk)
-                while chunk:
-                    chunk = chunk[os.write(target, chunk) :]
-            with suppress(PermissionError):  # some mounts set times for owners only
-                os.utime(target, ns=(times.st_mtime_ns, times.st_mtime_ns))
-            kernel.sync_file(target)
-            kernel.forget_cached(target)
-        finally:
-            os.close(target)
-        return hashes.values()
+    def _kept(self, name: str) -> None:
+        self._put_aside.append(name[:MAX_SHOWN])
 
     def _keep(self, path: bytes, finding: Finding, why: str) -> None:
         self._counts[finding] += 1
@@ -799,7 +678,7 @@ class _Run:
                 self._note(str(found))
                 continue
             for name in sorted(found.files):
-                path = _join(found.path, name)
+                path = joined(found.path, name)
                 if path in self._listed_paths or is_junk(name):
                     continue
                 if is_library and found.path == REPORTS and name.endswith((b".html", b".csv")):
@@ -869,40 +748,3 @@ class _Run:
             **({"Damaged files were kept": "; ".join(self._put_aside)} if self._put_aside else {}),
             **({"Notes": "; ".join(self._notes)} if self._notes else {}),
         }
-
-
-def _source(stack: ExitStack, other: Folder, file: _File) -> int:
-    """The file in the other folder. Raises ``FileFault`` if it can't be the one that is wanted."""
-    for name in file.spellings():
-        try:
-            fd = open_file(other.fd, name)
-        except OSError as error:
-            if error.errno in _NOT_THERE:
-                continue
-            raise _unreadable(other, file, error) from error
-        stack.callback(kernel.close, fd)
-        try:
-            status = os.fstat(fd)
-        except OSError as error:
-            raise _unreadable(other, file, error) from error
-        if not stat.S_ISREG(status.st_mode) or file.known.size_bytes not in (None, status.st_size):
-            raise _no_better(other, file)
-        return fd
-    raise FileFault(file.full, f"it is not at {other.text} either")
-
-
-def _no_better(other: Folder, file: _File) -> FileFault:
-    return FileFault(file.full, f"what {other.text} has of it is damaged too")
-
-
-def _unreadable(other: Folder, file: _File, error: OSError) -> FileFault:
-    return FileFault(file.full, f"it can't be read at {other.text}: {reason(error)}", error.errno)
-
-
-def _remove(folder: Folder, part: bytes) -> None:
-    with suppress(OSError):  # a disk that is gone keeps it until the next repair
-        folder.remove(part)
-
-
-def _join(folder: bytes, name: bytes) -> bytes:
-    return folder + b"/" + name if folder else name
