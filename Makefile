@@ -27,7 +27,7 @@ demo: $(READY)
 # Installs what the tests on real file systems need where it may; elsewhere says what is missing.
 test: $(READY)
 	@$(BIN)/python -m tests.filesystems
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

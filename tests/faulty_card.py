@@ -34,7 +34,7 @@ class Fault:
     """What goes wrong.
 
     call: ``read``, ``write``, ``open``, ``getattr``, ``readdir``, ``fsync``, ``link``,
-        ``create``, or ``*`` for all of them.
+        ``create`` and so on, or ``*`` for all of them.
     path: files whose path on the card begins so, as text that ``os.fsencode`` takes.
     do: fail, with ``number``; hold, until it is let go; turn the bits of the byte ``at`` in
         what is read; append a byte to the file; spoil the byte ``at`` for good.
@@ -42,6 +42,7 @@ class Fault:
     first: from which opening of the file on, counted from 0 when the faults are set; of a
         ``getattr``, once it was opened so many times.
     times: how often; 0 is always.
+    after: how many such calls go well before.
     """
 
     call: str
@@ -51,6 +52,7 @@ class Fault:
     number: int = errno.EIO
     first: int = 0
     times: int = 0
+    after: int = 0
 
 
 class FaultyCard:
@@ -164,6 +166,7 @@ def serve(behind: str, folder: str) -> None:
 
         def __init__(self) -> None:
             self.faults: list[Fault] = []
+            self.met: Counter[Fault] = Counter()
             self.used: Counter[Fault] = Counter()
             self.openings: Counter[str] = Counter()
             self.of_handle: dict[int, int] = {}
@@ -177,6 +180,7 @@ def serve(behind: str, folder: str) -> None:
         def set(self, faults: list[Fault]) -> None:
             with self.mutex:
                 self.faults = faults
+                self.met.clear()
                 self.used.clear()
                 self.openings.clear()
                 self.let_go.set()
@@ -188,13 +192,19 @@ def serve(behind: str, folder: str) -> None:
             path = path.lstrip("/")
             with self.mutex:
                 self.counts[f"{call} {path}"] += 1
-                found = [
+                meant = [
                     fault
                     for fault in self.faults
                     if fault.call in (call, "*")
                     and path.startswith(fault.path)
                     and start <= fault.at < end
                     and opening >= fault.first
+                ]
+                self.met.update(meant)
+                found = [
+                    fault
+                    for fault in meant
+                    if self.met[fault] > fault.after
                     and (fault.times == 0 or self.used[fault] < fault.times)
                 ]
                 self.used.update(found)
@@ -291,28 +301,34 @@ def serve(behind: str, folder: str) -> None:
             return 0
 
         def rmdir(self, path: str) -> int:
+            self.matching("rmdir", path)
             os.rmdir(self.there(path))
             return 0
 
         def truncate(self, path: str, length: int, fh: int | None = None) -> int:
+            self.matching("truncate", path)
             os.truncate(self.there(path), length)
             return 0
 
         def utimens(self, path: str, times: tuple[int, int] | None = None) -> int:
+            self.matching("utimens", path)
             os.utime(self.there(path), ns=times)
             return 0
 
         def chmod(self, path: str, mode: int) -> int:
+            self.matching("chmod", path)
             os.chmod(self.there(path), mode)
             return 0
 
         def statfs(self, path: str) -> dict[str, int]:
+            self.matching("statfs", path)
             found = os.statvfs(behind)
             sizes = ("bsize", "frsize", "blocks", "bfree", "bavail", "files", "ffree", "favail")
             names = [f"f_{name}" for name in (*sizes, "namemax")]
             return {name: getattr(found, name) for name in names}
 
         def readlink(self, path: str) -> str:
+            self.matching("readlink", path)
             return os.fsdecode(os.readlink(self.there(path)))
 
     card = Card()

@@ -25,7 +25,7 @@ with ExitStack() as stack:
     for kind in (EXFAT, EXT4, FAT32):
         stack.enter_context(mounted(kind, place / kind.name))
     stack.enter_context(faulty_card(place / "behind", place / "faulty"))
-    for line in open("/proc/mounts"):
+    for line in open("/proc/mounts", errors="replace"):  # others' have names of all sorts
         if str(place) in line:
             print(line)
     sys.stdout.flush()
@@ -51,7 +51,7 @@ def test_a_killed_test_leaves_nothing_mounted_and_no_loop_device(tmp_path: Path)
 
 
 def left_of(place: Path) -> list[str]:
-    mounts = Path("/proc/mounts").read_text().splitlines()
+    mounts = Path("/proc/mounts").read_text(errors="replace").splitlines()
     loops = subprocess.run(["losetup", "--all"], capture_output=True, text=True, check=True)
     return [line for line in (*mounts, *loops.stdout.splitlines()) if str(place) in line]
 

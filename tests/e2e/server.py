@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -116,9 +117,17 @@ class Server:
 
     # -- REST --------------------------------------------------------------------
 
-    def request(self, method: str, path: str, **more: Any) -> httpx2.Response:
+    def request(
+        self, method: str, path: str, *, verify: ssl.SSLContext | bool = False, **more: Any
+    ) -> httpx2.Response:
+        # To read in the authorities that the system trusts takes longer than all the rest.
         response = httpx2.request(
-            method, f"{self.http}{path}", trust_env=False, timeout=DEADLINE_S, **more
+            method,
+            f"{self.http}{path}",
+            trust_env=False,
+            timeout=DEADLINE_S,
+            verify=verify,
+            **more,
         )
         if method != "HEAD":
             media_type = response.headers.get("content-type", "").partition(";")[0]

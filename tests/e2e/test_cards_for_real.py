@@ -142,7 +142,7 @@ def test_a_cancel_is_not_kept_waiting_by_a_card_that_hangs(
     assert cancelled["status"] == "cancelled"
     failing.set()
     # The handler's thread ends when its read has come back, and clears up behind itself. What
-    # it had brought by then is whole; the ledger takes nothing more from what is over.
+    # it had brought by then is whole.
     folder = server.library / server.get(f"/api/jobs/{cancelled['job_id']}")["name"]
     eventually(
         lambda: files_below(folder),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.cards import contents
 from tests.e2e.server import RUSHES, Server, eventually, steps
@@ -14,14 +16,21 @@ from tests.e2e.server import RUSHES, Server, eventually, steps
 DAILIES = "examples.dailies:pipeline,examples.my_pipelines:pipeline"
 
 
-def test_the_dailies_of_a_day(start_server: Callable[..., Server], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = Server(tmp_path_factory.mktemp("examples"), RUSHES_PIPELINES=DAILIES).start()
+    yield running
+    assert running.stop() == 0
+    assert "Traceback" not in running.log.read_text()
+
+
+def test_the_dailies_of_a_day(server: Server, tmp_path: Path) -> None:
     day = tmp_path / "day"
     (day / "b").mkdir(parents=True)
     clips = {f"A{n:03}.mov": contents(f"clip {n}", 100_000) for n in range(20)}
     clips["b/A001.mov"] = contents("another", 3_000_000)
     for name, data in clips.items():
         (day / name).write_bytes(data)
-    server = start_server(RUSHES_PIPELINES=DAILIES)
     uuid = server.trigger("dailies", folder=str(day))
     execution = server.ended(uuid)
     assert execution["status"] == "completed", execution["error_message"]
@@ -51,17 +60,16 @@ def test_a_day_that_is_killed_goes_on(start_server: Callable[..., Server], tmp_p
     assert steps(execution)["scan"]["attempt"] > 1
 
 
-def test_the_ten_lines_of_the_readme(start_server: Callable[..., Server]) -> None:
-    server = start_server(RUSHES_PIPELINES=DAILIES)
+def test_the_ten_lines_of_the_readme(server: Server) -> None:
     execution = server.ended(server.trigger("my_pipeline"))
     assert execution["execution_data"]["report"] == "12.5 seconds"
 
 
-def test_the_graph_of_a_pipeline(tmp_path: Path) -> None:
+def test_the_graph_of_a_pipeline(server: Server) -> None:
     def rushes(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [RUSHES, "pipelines", *arguments],
-            env=Server(tmp_path, RUSHES_PIPELINES=DAILIES).environment,
+            env=server.environment,
             capture_output=True,
             text=True,
             check=False,

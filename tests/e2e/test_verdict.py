@@ -118,10 +118,13 @@ def test_a_verdict_can_be_asked_for_again(server: Server, card: Path) -> None:
     assert set(job["verdict"]["reports"]).isdisjoint(first["execution_data"]["reports"])
 
 
-def test_ingest_ends_with_the_verdict_in_words_and_report_says_it_again(tmp_path: Path) -> None:
+def test_ingest_ends_with_the_verdict_in_words_and_report_says_it_again(
+    start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    card = start_server().cards / "CARD"
     rushes = CommandLine(tmp_path)
-    footage = gopro_card(tmp_path / "CARD")
-    first = rushes("ingest", str(tmp_path / "CARD"))
+    footage = gopro_card(card)
+    first = rushes("ingest", str(card))
     assert first.returncode == 0, first.stderr
     last = first.stdout.splitlines()[-1]
     assert last.startswith(f"Safe to format: every one of {len(footage)} files stands verified")
@@ -137,7 +140,7 @@ def test_ingest_ends_with_the_verdict_in_words_and_report_says_it_again(tmp_path
 
     lost = sorted(rushes.library.rglob("*.MP4"))[0]
     lost.unlink()
-    second = rushes("ingest", str(tmp_path / "CARD"))
+    second = rushes("ingest", str(card))
     assert second.returncode == 0, second.stderr
     lines = second.stdout.splitlines()
     assert lines[-1] == (

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
 from adapters.persistence.location import database_file
+from adapters.persistence.tables import engine_state, metadata
 from domain.errors import Unavailable
 
 SCHEMA = "0007"
@@ -95,6 +96,9 @@ class Database:
 
     def _migrate(self) -> None:
         with self.writer.begin() as connection:
+            if _is_empty(connection):
+                _create(connection)
+                return
             found = _revision(connection)
         if found == SCHEMA:
             return
@@ -114,6 +118,21 @@ class Database:
                         f"rows of {broken[0][0]} refer to what isn't there"
                     )
             _enforce_references(connection, True)
+
+
+def _is_empty(connection: Connection) -> bool:
+    return connection.execute(text("SELECT 1 FROM sqlite_master")).first() is None
+
+
+def _create(connection: Connection) -> None:
+    """At once what all migrations together make of an empty file, at a tenth of the cost."""
+    metadata.create_all(connection, checkfirst=False)
+    connection.execute(engine_state.insert().values(id=1, facts_floor=0))
+    connection.exec_driver_sql(
+        "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, "
+        "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+    )
+    connection.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (SCHEMA,))
 
 
 def _revision(connection: Connection) -> str | None:

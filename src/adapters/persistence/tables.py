@@ -103,7 +103,6 @@ pipeline_execution = Table(
         "card_key",
         unique=True,
         sqlite_where=text("card_key IS NOT NULL AND status IN ('pending', 'running')"),
-        postgresql_where=text("card_key IS NOT NULL AND status IN ('pending', 'running')"),
     ),
     sqlite_autoincrement=True,
 )
@@ -149,7 +148,6 @@ pipeline_step = Table(
         "ix_pipeline_step_running",
         "execution_id",
         sqlite_where=text("status = 'running'"),
-        postgresql_where=text("status = 'running'"),
     ),
     sqlite_autoincrement=True,
 )

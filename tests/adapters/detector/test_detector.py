@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from adapters.detector import detector as module
-from adapters.detector import watch
+from adapters.detector import volume, watch
 from adapters.detector.detector import Detector
 from adapters.detector.mounts import Mount
 from adapters.detector.outbox import Outbox
@@ -53,6 +53,8 @@ class Table:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The cards here are folders. What is free beside them others take and give back all the time.
+    monkeypatch.setattr(volume, "_room", lambda folder: (64_000_000, 32_000_000))
     monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.01)
     monkeypatch.setattr(watch, "QUIET_S", 0.02)
 
@@ -155,7 +157,7 @@ async def test_once_without_a_server_keeps_the_card_for_the_next_time(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "ONCE_S", 0.5)
+    monkeypatch.setattr(module, "ONCE_S", 1.0)
     table = Table()
     table.put(tmp_path / "A")
     nowhere = Detector(table=table, outbox=outbox, url="ws://127.0.0.1:9/ws", say=print)
@@ -175,7 +177,7 @@ async def test_once_says_when_a_card_was_not_taken(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "ONCE_S", 0.5)
+    monkeypatch.setattr(module, "ONCE_S", 1.0)
     table = Table()
     table.put(tmp_path / "A")
     async with ScriptedServer(lambda message, number: refused(message, code)) as server:
@@ -191,7 +193,7 @@ async def test_once_says_which_card_it_could_not_read(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "ONCE_S", 0.5)
+    monkeypatch.setattr(module, "ONCE_S", 1.0)
     table = Table()
     table.put(tmp_path / "A")
     (tmp_path / "A" / "DCIM").rmdir()

@@ -15,7 +15,7 @@ from adapters.rpc.calls import address_of
 from adapters.rpc.pb import pipeline_pb2 as pb
 from application.access import Access
 from tests.adapters.rpc.conftest import PATIENCE_S, House
-from tests.adapters.rpc.test_calls import KEY, OWNER, call, calls_of, served
+from tests.adapters.rpc.test_calls import KEY, OWNER, call, calls_of, heard, served
 from tests.adapters.rpc.test_external import until_waiting
 from tests.adapters.rpc.test_service import read, refusal
 from tests.fakes.access import unlocked
@@ -28,10 +28,12 @@ def access() -> Access:
 
 
 async def answer(request: Any, context: Any) -> bytes:
+    await heard(request)
     return b"answer"
 
 
 async def generate(request: Any, context: Any) -> AsyncIterator[bytes]:
+    await heard(request)
     yield b"answer"
 
 
@@ -50,7 +52,10 @@ async def test_a_method_that_nobody_has_thought_of_is_open_to_nobody(
     async with served(calls_of(access), **{kind: KINDS[kind]}) as channel:
 
         async def outcome(*shown: tuple[str, str]) -> Any:
-            called = call(channel, kind, *shown)
+            # Who is refused isn't heard, so a stream asks nothing.
+            asked = [] if kind.startswith("stream") else [b"request"]
+            method = getattr(channel, kind)(f"/t.T/{kind}")
+            called = method(*asked, metadata=shown, timeout=PATIENCE_S)
             return await refusal(read(called) if kind.endswith("stream") else called)
 
         assert (await outcome())[0] is grpc.StatusCode.UNAUTHENTICATED
