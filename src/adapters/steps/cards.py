@@ -36,7 +36,6 @@ import stat
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import psutil
 import xxhash
 
 from adapters.steps import kernel
@@ -132,7 +131,7 @@ class FsCards:
             try:
                 fd = open_folder(top, "/".join(_components(path)).encode())
             finally:
-                os.close(top)
+                kernel.close(top)
         except (FileNotFoundError, NotADirectoryError) as error:
             obstacle = _obstacle(path)
             if obstacle is not None:
@@ -146,7 +145,7 @@ class FsCards:
             card = identify(fd, path, disks=self._disks, devices=self._devices)
             return OpenCard(self, fd, path, card)
         except OSError as error:
-            os.close(fd)
+            kernel.close(fd)
             raise CardFault(f"the card at {text} doesn't answer: {reason(error)}") from error
 
     def find(self, sd_path: object, identity: str) -> OpenCard:
@@ -171,15 +170,17 @@ class FsCards:
                     "anywhere else"
                 )
         except BaseException:
-            os.close(there.fd)
+            kernel.close(there.fd)
             raise
         if card is None:
             return there
-        os.close(there.fd)
+        kernel.close(there.fd)
         return card
 
     def _mounted(self, sd_path: object, identity: str) -> OpenCard | None:
         """The volume among the mounts where cards may be, or beside which it was."""
+        import psutil  # takes long to import, and is asked only for a card that isn't where it was
+
         places = [*map(os.path.realpath, self._roots), os.path.dirname(self._checked(sd_path))]
         for mount in psutil.disk_partitions(all=True):
             path = mount.mountpoint
@@ -191,7 +192,7 @@ class FsCards:
                 continue
             if card.card.identity == identity:
                 return card
-            os.close(card.fd)
+            kernel.close(card.fd)
         return None
 
     def _named(self, sd_path: object) -> str:
@@ -259,7 +260,7 @@ class OpenCard:
     def __exit__(self, *of_the_block: object) -> None:
         for _, folder in self._folders.values():
             kernel.close(folder)
-        os.close(self.fd)
+        kernel.close(self.fd)
 
     @property
     def path_text(self) -> str:
@@ -280,13 +281,17 @@ class OpenCard:
 
     def open_file(self, path: bytes) -> int:
         """A regular file of this card, for reading. Raises ``FileFault`` and ``CardLost``."""
+        return self.open_with_status(path)[0]
+
+    def open_with_status(self, path: bytes) -> tuple[int, os.stat_result]:
+        """As ``open_file``; with what it was when it was opened."""
         above, _, name = path.rpartition(b"/")
         try:
             fd = open_file_in(self._folder(above), name)
             try:
                 found = os.fstat(fd)
                 if stat.S_ISREG(found.st_mode) and found.st_dev == self.device:
-                    return fd
+                    return fd, found
                 raise FileFault(
                     path, "is no regular file of this card any more; a new run scans it again"
                 )
@@ -327,7 +332,7 @@ class OpenCard:
         except OSError as error:
             raise self.fault(error, path) from error
         finally:
-            os.close(fd)
+            kernel.close(fd)
         return hashes.values()
 
     def fault(self, error: OSError, path: bytes) -> CardLost | FileFault:
@@ -415,11 +420,11 @@ def open_folder(start: int, path: bytes) -> int:
     try:
         for number, part in enumerate(parts, start=1):
             below = _open(part, _FOLDER if number == len(parts) else _PASSING, fd)
-            os.close(fd)
+            kernel.close(fd)
             fd = below
         return fd
     except BaseException:
-        os.close(fd)
+        kernel.close(fd)
         raise
 
 
@@ -430,7 +435,7 @@ def open_file(start: int, path: bytes) -> int:
     try:
         return open_file_in(parent, name)
     finally:
-        os.close(parent)
+        kernel.close(parent)
 
 
 def open_file_in(folder: int, name: bytes) -> int:

@@ -9,10 +9,10 @@ Names
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from adapters.steps import kernel
 from adapters.steps.faults import LibraryFault
 from adapters.steps.library import MAX_OWN_NAMES, Folder, Library, Standing
 from adapters.steps.parts import Lane
@@ -53,7 +53,7 @@ class Destination:
     def close(self) -> None:
         self.standing.__exit__(None, None, None)
         if self.job_folder is not None:
-            os.close(self.job_folder.fd)
+            kernel.close(self.job_folder.fd)
 
     def has(self, path: bytes) -> bool:
         return path in self.copied or path in self.known

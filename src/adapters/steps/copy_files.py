@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -56,8 +56,11 @@ BATCH_FILES = 512
 BATCH_BYTES = 64 * 1024 * 1024
 """At most so much of small files between two syncs: what a crash takes back of them."""
 
-BATCHES_AHEAD = 3
-"""One is read, one is made certain, one goes into the ledger; each has folders open."""
+BATCH_FOLDERS = 64
+"""Of one batch: they stay open, at every destination, until it is in the ledger."""
+
+BATCHES_AHEAD = 4
+"""One is read, one is synced, one is read back, one goes into the ledger."""
 
 
 class CopyFiles:
@@ -305,12 +308,12 @@ class _Run:
         return {**output, **self._clip_steps.output()}
 
     def _bring(self) -> None:
-        """One thread reads, and is followed by others that make certain; this one records."""
+        """This thread finds the places, and records; one reads, and others make certain."""
         under_way: deque[Future[_UnderWay]] = deque()
         with ThreadPoolExecutor(1, "rushes-read") as reading:
             try:
-                for batch in _batches(self._stock.new):
-                    under_way.append(reading.submit(self._begin, batch))
+                for batch in _batches(self._stock.new, self._above):
+                    under_way.append(reading.submit(self._start, *self._prepare(batch)))
                     while len(under_way) >= BATCHES_AHEAD:
                         self._finish(under_way.popleft().result())
                 while under_way:
@@ -323,15 +326,23 @@ class _Run:
                         self._finish(under_way.popleft().result())
                 raise
 
-    def _begin(self, files: Sequence[CardFile]) -> _UnderWay:
-        """Read and write a batch; it is finished later."""
+    def _prepare(self, files: Sequence[CardFile]) -> tuple[_UnderWay, Sequence[Errand]]:
+        """What is to be brought of a batch, and where to."""
         under_way = _UnderWay(files)
+        errands = []
         try:
-            errands = []
             for file in files:
                 places = self._places(file, under_way)
                 if places:
                     errands.append(Errand(file, places, self._left(file, places)))
+        except BaseException:
+            under_way.close()
+            raise
+        return under_way, errands
+
+    def _start(self, under_way: _UnderWay, errands: Sequence[Errand]) -> _UnderWay:
+        """Read and write a batch; it is finished later."""
+        try:
             if errands:
                 under_way.pending = self._copier.start(errands)
         except BaseException:
@@ -374,7 +385,7 @@ class _Run:
     def _folder(self, destination: Destination, file: CardFile, under_way: _UnderWay) -> Folder:
         """Raises ``FileFault`` if it can't be made, ``LibraryFault``."""
         assert destination.job_folder is not None
-        above, _ = split(self._stock.places.of(file))
+        above = self._above(file)
         key = (destination.lane, above)
         if key not in under_way.folders:
             try:
@@ -383,6 +394,10 @@ class _Run:
                 raise FileFault(file.path, str(fault)) from fault
             under_way.folders[key] = made
         return under_way.folders[key]
+
+    def _above(self, file: CardFile) -> bytes:
+        """The folder that the layout has it in."""
+        return split(self._stock.places.of(file))[0]
 
     def _left(self, file: CardFile, lanes: Iterable[Lane]) -> Mapping[Lane, bytes]:
         destinations = self._destinations.all
@@ -437,8 +452,7 @@ class _Run:
 
     def _place(self, arrived: Arrived) -> bytes:
         """Below the job's folder."""
-        planned, _ = split(self._stock.places.of(arrived.file))
-        above = self._destinations.all[arrived.lane].folder_path(planned)
+        above = self._destinations.all[arrived.lane].folder_path(self._above(arrived.file))
         return b"/".join(filter(None, (above, arrived.name)))
 
     def _row(self, arrived: Arrived, path: bytes, verified_at: datetime) -> VerifiedCopy:
@@ -496,20 +510,29 @@ class _Run:
                 folder.set_time(mtime_ns)
 
 
-def _batches(files: Sequence[CardFile]) -> Iterator[Sequence[CardFile]]:
+def _batches(
+    files: Sequence[CardFile], above: Callable[[CardFile], bytes]
+) -> Iterator[Sequence[CardFile]]:
     """The small ones together, then each of the others by itself.
 
     In this order, since a clip is whole once its media are: what lies beside them is small.
     """
     batch: list[CardFile] = []
     batch_bytes = 0
+    folders: set[bytes] = set()
     for file in files:
         if file.size_bytes < SMALL_BYTES:
-            if len(batch) == BATCH_FILES or batch_bytes + file.size_bytes > BATCH_BYTES:
+            folder = above(file)
+            if (
+                len(batch) == BATCH_FILES
+                or batch_bytes + file.size_bytes > BATCH_BYTES
+                or (len(folders) == BATCH_FOLDERS and folder not in folders)
+            ):
                 yield batch
-                batch, batch_bytes = [], 0
+                batch, batch_bytes, folders = [], 0, set()
             batch.append(file)
             batch_bytes += file.size_bytes
+            folders.add(folder)
     if batch:
         yield batch
     for file in files:

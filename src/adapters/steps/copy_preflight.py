@@ -7,10 +7,10 @@ found.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+from adapters.steps import kernel
 from adapters.steps.cards import OpenCard
 from adapters.steps.copy_destinations import Destination, Destinations, split
 from adapters.steps.copy_stock import Stock
@@ -29,7 +29,7 @@ def misplaced(libraries: Sequence[Library], card: OpenCard) -> Mapping[Lane, Seq
             library.refuse_card(card)
             folder = library.look()
             if folder is not None:
-                os.close(folder.fd)
+                kernel.close(folder.fd)
         except LibraryFault as fault:
             problems.append(str(fault))
         others = [*libraries[:number], *libraries[number + 1 :]]
@@ -146,7 +146,7 @@ def _needed(
                 sizes += [file.size_bytes for file in absent]
     finally:
         destination.job_folder = None
-        os.close(job_folder.fd)
+        kernel.close(job_folder.fd)
     return sizes, kept_bytes
 
 

@@ -43,10 +43,11 @@ Why in batches
     files go through the four points side by side: all written, one sync, all
     read back, all published, one sync of the folder. A large file is a batch of one.
 
-    The small ones are read one after the other, but opened some way ahead, and the system
-    is told that they will be read. So the device has several to look for at once, and no
-    threads have to take turns for it. A copy is dropped from memory, and seen to be gone,
-    before the system is told: what it then reads ahead comes from the device.
+    The small ones are opened some way ahead, and the system is told that they will be
+    read, so the device has several to look for at once. A copy is dropped from memory, and
+    seen to be gone, before the system is told: what it then reads ahead comes from the
+    device. Most of the work for a small file is the kernel's (a new inode, its name, pages),
+    so two threads share a batch: each takes the next file that nobody has taken.
 
 Why written pages are pushed out as we go
     Left alone, the kernel gathers gigabytes before the last sync, which then
@@ -60,6 +61,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import closing, contextmanager, suppress
@@ -89,6 +91,9 @@ WINDOW_BYTES = 8 * 1024 * 1024
 
 Little, so that a file of some megabytes is on its way to the device before it has been read
 to its end, and its sync has nothing left to wait for."""
+
+READERS = 2
+"""Threads that share a batch of small files: while one waits for a device, the other goes on."""
 
 SETTLING = 2
 """Batches that are made certain at once at a destination: one is synced, one is read back."""
@@ -155,13 +160,16 @@ class Copier:
         self._verify_source = verify_source
         self._buffers = threading.local()
         self._threads: dict[Lane, ThreadPoolExecutor] = {}
+        # A folder takes one new name at a time; who waits for that in the kernel keeps a core busy.
+        self._naming = threading.Lock()
+        self._readers = ThreadPoolExecutor(READERS - 1, "rushes-read-beside")
         self._kinds: dict[int, str] = {}
 
     def __enter__(self) -> Copier:
         return self
 
     def __exit__(self, *of_the_block: object) -> None:
-        for threads in self._threads.values():
+        for threads in (self._readers, *self._threads.values()):
             threads.shutdown()
 
     def copy(self, errands: Sequence[Errand]) -> Batch:
@@ -194,11 +202,13 @@ class Copier:
                 batch.faults.append(fault)
 
         try:
-            _in_turn(len(errands), open_one, write)
+            self._share(errands, open_one, write)
         except BaseException as error:
             for each in parts.values():
                 each.__exit__(type(error), error, error.__traceback__)
             raise
+        # Whoever has read them: three in a row that can't be read are a lost card.
+        batch.faults.sort(key=lambda fault: fault.path)
         settling = {}
         for lane, each in parts.items():
             ours = [filled[lane] for filled in written if lane in filled]
@@ -207,6 +217,45 @@ class Copier:
             elif ours:
                 settling[lane] = self._thread(lane).submit(self._settle, lane, each, ours)
         return Pending(batch, settling)
+
+    def _share(
+        self,
+        errands: Sequence[Errand],
+        open_one: Callable[[int], Opened],
+        write: Callable[[int, Coming], None],
+    ) -> None:
+        """Work on these by several threads, which are all at their end when this is."""
+        numbers = iter(range(len(errands)))  # in C, so that each goes to one thread
+
+        def work() -> None:
+            try:
+                _in_turn(numbers, open_one, write)
+            except BaseException:
+                deque(numbers, maxlen=0)  # nobody begins another one
+                raise
+
+        several = 1 if self._any_program(errands) else min(READERS, len(errands))
+        beside = [self._readers.submit(work) for _ in range(several - 1)]
+        try:
+            work()
+        finally:
+            wait(beside)
+        for each in beside:
+            each.result()
+
+    def _any_program(self, errands: Sequence[Errand]) -> bool:
+        """Whether the driver of the card, or of a destination, is a program.
+
+        One of FAT gave zeros when it was asked for several at once.
+        """
+        places: set[Folder | OpenCard] = {self._card}
+        for errand in errands:
+            places.update(place.folder for place in errand.places.values())
+        for place in places:
+            with suppress(OSError):  # what doesn't answer is named where it is written to
+                if self._kind(place).startswith("fuse"):
+                    return True
+        return False
 
     def adopt(
         self, folder: Folder, name: bytes, file: CardFile, hashes: Mapping[str, str] | None = None
@@ -263,7 +312,8 @@ class Copier:
                     if lane in batch.lost:
                         continue
                     try:
-                        part = parts[lane].new(file, place, errand.left.get(lane))
+                        with self._naming:
+                            part = parts[lane].new(file, place, errand.left.get(lane))
                         writers.append(_Writer(lane, parts[lane], part))
                     except LibraryFault as fault:
                         batch.lost[lane] = fault
@@ -340,7 +390,7 @@ class Copier:
                 )
 
             try:
-                _in_turn(len(written), open_one, make_certain)
+                _in_turn(range(len(written)), open_one, make_certain)
             except LibraryFault as fault:
                 batch.lost[lane] = fault
             for folder, _ in _by_folder(written):
@@ -353,11 +403,10 @@ class Copier:
         together: dict[int, bool] = {}
         for folder, ours in _by_folder(parts):
             with folder.faults():
-                device = os.fstat(folder.fd).st_dev
-                if device not in together:
-                    together[device] = len(parts) > 1 and kernel.sync_file_system(folder.fd)
+                if folder.device not in together:
+                    together[folder.device] = len(parts) > 1 and kernel.sync_file_system(folder.fd)
                 for part in ours:
-                    if not together[device]:
+                    if not together[folder.device]:
                         part.open_again()
                         assert part.fd is not None
                         kernel.sync_file(part.fd)
@@ -405,7 +454,7 @@ class Copier:
         With it, whether it can be shown that nothing of it was.
         """
         hashes = Hashes(self._hash_names[:1])
-        fd, is_cold = opened() if opened else self._open_copy(folder, name, file)
+        fd, is_cold, _ = opened() if opened else self._open_copy(folder, name, file)
         try:
             self._read(fd, file, hashes.update, folder.fault)
             if file.size_bytes >= SMALL_BYTES:
@@ -420,9 +469,10 @@ class Copier:
         try:
             fd = folder.open_file(name)
             try:
+                kind = self._kind(folder)
                 kernel.forget_cached(fd)
-                is_cold = kernel.is_cold(fd, self._kind(fd))
-                self._announce(fd, file)
+                is_cold = kernel.is_cold(fd, kind)
+                _announce(fd, file, kind)
             except BaseException:
                 kernel.close(fd)
                 raise
@@ -430,39 +480,31 @@ class Copier:
             raise folder.fault(error) from error
         return Opened(fd, is_cold)
 
-    def _kind(self, fd: int) -> str:
-        """Which file system it is on. Nothing is mounted in its place while it is open."""
-        device = os.fstat(fd).st_dev
-        if device not in self._kinds:
-            self._kinds[device] = kernel.file_system_of(fd)
-        return self._kinds[device]
+    def _kind(self, place: Folder | OpenCard) -> str:
+        """Which file system it is on. Nothing is mounted in its place while it is open.
 
-    def _announce(self, fd: int, file: CardFile) -> None:
-        """Tell the system what is read next: a small file at once, with those before it.
-
-        Not where a program is the driver: one of FAT gave zeros when it was asked for several.
+        Raises ``OSError``.
         """
-        if file.size_bytes >= SMALL_BYTES:
-            kernel.read_sequentially(fd)
-        elif not self._kind(fd).startswith("fuse"):
-            kernel.read_ahead(fd, file.size_bytes)
+        if place.device not in self._kinds:
+            self._kinds[place.device] = kernel.file_system_of(place.fd)
+        return self._kinds[place.device]
 
     def _open_source(self, file: CardFile) -> Opened:
         """Raises ``FileFault``, ``CardLost``."""
-        fd = self._card.open_file(file.path)
+        fd, status = self._card.open_with_status(file.path)
         try:
-            self._announce(fd, file)
+            _announce(fd, file, self._kind(self._card))
         except OSError as error:
             kernel.close(fd)
             raise self._card.fault(error, file.path) from error
-        return Opened(fd)
+        return Opened(fd, status=status)
 
     @contextmanager
     def _source(self, file: CardFile, opened: Coming | None = None) -> Iterator[int]:
         """The file on the card, which must be the scan's, and the same when we are done."""
-        fd = (opened() if opened else self._open_source(file)).fd
+        fd, _, before = opened() if opened else self._open_source(file)
+        assert before is not None
         try:
-            before = self._status(fd, file)
             if before.st_size != file.size_bytes or not (
                 same_moment(before.st_mtime_ns, file.mtime_ns)
             ):
@@ -473,17 +515,14 @@ class Copier:
                     "a new run scans it again",
                 )
             yield fd
-            after = self._status(fd, file)
+            try:
+                after = os.fstat(fd)
+            except OSError as error:
+                raise self._card.fault(error, file.path) from error
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
                 raise FileFault(file.path, "changed while it was being copied")
         finally:
             kernel.close(fd)
-
-    def _status(self, fd: int, file: CardFile) -> os.stat_result:
-        try:
-            return os.fstat(fd)
-        except OSError as error:
-            raise self._card.fault(error, file.path) from error
 
     def _read_card(
         self,
@@ -642,12 +681,23 @@ class _Writer:
 
 
 def _in_turn(
-    count: int, open_one: Callable[[int], Opened], work: Callable[[int, Coming], None]
+    numbers: Iterable[int], open_one: Callable[[int], Opened], work: Callable[[int, Coming], None]
 ) -> None:
     """Work on each of these files; the next ones are opened already."""
-    with closing(opened_ahead(range(count), open_one)) as coming:
-        for number, opened in enumerate(coming):
+    with closing(opened_ahead(numbers, open_one)) as coming:
+        for number, opened in coming:
             work(number, opened)
+
+
+def _announce(fd: int, file: CardFile, kind: str) -> None:
+    """Tell the system what is read next: a small file at once, with those before it.
+
+    Not where a program is the driver: one of FAT gave zeros when it was asked for several.
+    """
+    if file.size_bytes >= SMALL_BYTES:
+        kernel.read_sequentially(fd)
+    elif not kind.startswith("fuse"):
+        kernel.read_ahead(fd, file.size_bytes)
 
 
 def _by_folder(parts: Iterable[Part]) -> Iterable[tuple[Folder, Sequence[Part]]]:

@@ -264,9 +264,9 @@ def _cached_pages(fd: int) -> int | None:
 
 def file_system_of(fd: int) -> str:
     """``ext4``, ``vfat`` and so on; empty where that can't be known."""
-    device = os.fstat(fd).st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
     try:
+        device = os.fstat(fd).st_dev
+        number = f"{os.major(device)}:{os.minor(device)}"
         with open("/proc/self/mountinfo", "rb") as mounts:
             for line in mounts:
                 fields, _, rest = line.decode("utf-8", "replace").partition(" - ")

@@ -22,7 +22,7 @@ import xxhash
 
 from adapters.steps import kernel
 from adapters.steps.cards import OpenCard, open_folder, parts_of
-from adapters.steps.faults import FileFault, LibraryFault, reason
+from adapters.steps.faults import CardLost, FileFault, LibraryFault, reason
 from application.authoring import StepContext
 from domain.footage import same_time, shown
 
@@ -140,8 +140,13 @@ class Library:
         return None
 
     def refuse_card(self, card: OpenCard) -> None:
-        """Raises ``LibraryFault`` if the library lies on the card: that is never written to."""
-        on_card = os.fstat(card.fd)
+        """Raises ``LibraryFault`` if the library lies on the card: that is never written to;
+        ``CardLost``.
+        """
+        try:
+            on_card = os.fstat(card.fd)
+        except OSError as error:
+            raise CardLost(f"card lost: {card.path_text}: {reason(error)}") from error
         above = os.path.realpath(self.root)
         while True:
             try:
@@ -176,7 +181,7 @@ class Standing:
     def __exit__(self, *of_the_block: object) -> None:
         for folder in (self._folder, self._root):
             if folder is not None:
-                os.close(folder.fd)
+                kernel.close(folder.fd)
 
     def holds(self, path: bytes, size_bytes: int) -> bool:
         """Whether a regular file of this size is there, reached by no link.
@@ -190,7 +195,7 @@ class Standing:
         above, _, name = path.rpartition(b"/")
         if above != self._path:
             if self._folder is not None:
-                os.close(self._folder.fd)
+                kernel.close(self._folder.fd)
             self._folder, self._path = None, None
             self._folder, self._path = self._root.find(above), above
         if self._folder is None:
@@ -221,7 +226,7 @@ class Folder:
         return self
 
     def __exit__(self, *of_the_block: object) -> None:
-        os.close(self.fd)
+        kernel.close(self.fd)
 
     @contextmanager
     def faults(self) -> Iterator[None]:
@@ -235,6 +240,11 @@ class Folder:
         if error.errno == errno.ENOSPC:
             return LibraryFault(f"the library is full: no space is left at {self.text}")
         return LibraryFault(f"the library can't be written at {self.text}: {reason(error)}")
+
+    @cached_property
+    def device(self) -> int:
+        """The number of what it is on. Raises ``OSError``."""
+        return os.fstat(self.fd).st_dev
 
     def name_text(self, name: bytes) -> str:
         return f"{self.text}/{shown(name)}"
@@ -280,11 +290,11 @@ class Folder:
         try:
             for part in parts_of(path):
                 below = folder._make_one(part, path)
-                os.close(folder.fd)
+                kernel.close(folder.fd)
                 folder = below
             return folder
         except BaseException:
-            os.close(folder.fd)
+            kernel.close(folder.fd)
             raise
 
     def _make_one(self, name: bytes, path: bytes) -> Folder:
@@ -349,7 +359,7 @@ class Folder:
                 raise
             if stat.S_ISREG(os.fstat(fd).st_mode):
                 return fd
-            os.close(fd)
+            kernel.close(fd)
         return None
 
     def remove_leftovers(
@@ -400,7 +410,7 @@ class Folder:
             part, fd = self.new_part(name, name)
         except FileFault:
             return False
-        os.close(fd)
+        kernel.close(fd)
         with self.faults():
             is_there = os.fsdecode(part) in os.listdir(self.fd)
             self.remove(part)
@@ -417,7 +427,7 @@ class Folder:
         names = []
         for _ in range(3):
             name, fd = self.new_part(_PROBE, _PROBE)
-            os.close(fd)
+            kernel.close(fd)
             names.append(name)
         one, other, free = names
         with self.faults():
@@ -554,11 +564,12 @@ class Folder:
         """What there is, and what these files would take of it."""
         with self.faults():
             there = os.fstatvfs(self.fd)
+            device = os.fstat(self.fd).st_dev
         block = there.f_frsize or 1
         # Some drivers don't tell (FAT through FUSE): then only writing shows whether it is full.
         is_told = there.f_blocks > 0
         return Room(
-            device=os.fstat(self.fd).st_dev,
+            device=device,
             needed_bytes=sum(-(-size // block) * block for size in sizes),
             reserve_bytes=min(RESERVE_BYTES, there.f_blocks * block // RESERVE_SHARE),
             free_bytes=there.f_bavail * block if is_told else sys.maxsize,

@@ -143,10 +143,14 @@ def chunks_ahead(fd: int, buffers: Sequence[bytearray]) -> Generator[memoryview,
 
 
 class Opened(NamedTuple):
-    """``is_cold``: whether nothing of it was in memory then, as far as was asked."""
+    """``is_cold``: whether nothing of it was in memory then, as far as was asked.
+
+    ``status``: what a file of the card was then.
+    """
 
     fd: int
     is_cold: bool = False
+    status: os.stat_result | None = None
 
 
 Coming = Callable[[], Opened]
@@ -155,8 +159,8 @@ Coming = Callable[[], Opened]
 
 def opened_ahead(
     numbers: Iterable[int], open_one: Callable[[int], Opened]
-) -> Generator[Coming, None, None]:
-    """Each of these files, opened some time before it is given out.
+) -> Generator[tuple[int, Coming], None, None]:
+    """Each of these files, with its number, opened some time before it is given out.
 
     Whatever fault opening one has raised is raised when its turn has come.
     """
@@ -165,10 +169,10 @@ def opened_ahead(
         for number in numbers:
             waiting.append(_Waiting(number, open_one))
             if len(waiting) > FILES_AHEAD:
-                yield waiting[0].take
+                yield waiting[0].number, waiting[0].take
                 waiting.popleft().close()
         while waiting:
-            yield waiting[0].take
+            yield waiting[0].number, waiting[0].take
             waiting.popleft().close()
     finally:
         for each in waiting:
@@ -177,6 +181,7 @@ def opened_ahead(
 
 class _Waiting:
     def __init__(self, number: int, open_one: Callable[[int], Opened]) -> None:
+        self.number = number
         self._opened: Opened | None = None
         self._fault: OffloadFault | None = None
         try:

@@ -67,7 +67,8 @@ class Rig:
             library=self.libraries.get,
         )
         self.card_files = MemoryCardFiles(self.live.__contains__)
-        self.ledger = MemoryLedger(self.live.__contains__)
+        self.cancelled: set[AttemptRef] = set()
+        self.ledger = MemoryLedger(self.live.__contains__, cancelled=self.cancelled.__contains__)
         self.cards = FsCards([str(self.mounts)])
         self.waits: list[float] = []
         self.checkpoints: list[dict[str, Any]] = []

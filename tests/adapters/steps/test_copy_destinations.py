@@ -143,14 +143,14 @@ def test_every_destination_gets_everything_from_one_reading(
 ) -> None:
     wanted = shoot(rig, size=size)
     opened: list[bytes] = []
-    real = OpenCard.open_file
+    real = OpenCard.open_with_status
 
-    def open_file(self: OpenCard, path: bytes) -> int:
+    def open_file(self: OpenCard, path: bytes) -> tuple[int, os.stat_result]:
         opened.append(path)
         return real(self, path)
 
     data = rig.ready()
-    monkeypatch.setattr(OpenCard, "open_file", open_file)
+    monkeypatch.setattr(OpenCard, "open_with_status", open_file)
     output = rig.copy(1, data)
     assert rig.arrived() == rig.arrived(backup) == wanted
     assert sorted(opened) == [b"DCIM/0.mp4", b"DCIM/1.mp4", b"DCIM/2.mp4"]
@@ -679,5 +679,5 @@ def test_again_brings_everything_once_more_into_a_folder_of_its_own(
     assert output["job_folder"] == str(rig.library / f"{JOB}-2")
     assert len(rig.arrived()) == len(rig.arrived(backup)) == 6
     assert {path.replace(b"-2/", b"/") for path in rig.arrived()} == set(wanted)
-    monkeypatch.setattr(OpenCard, "open_file", lambda self, path: 1 / 0)
+    monkeypatch.setattr(OpenCard, "open_with_status", lambda self, path: 1 / 0)
     assert rig.copy(2, data)["copied_files"] == 3  # a retry knows what this job has brought

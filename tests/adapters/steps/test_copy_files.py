@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import inspect
 import json
 import os
@@ -137,14 +138,14 @@ def test_the_same_card_again_brings_only_what_is_new(
     rig.ingest(1)
     new = rig.put("DCIM/100GOPRO/GX010099.MP4", b"new footage")
     opened: list[bytes] = []
-    real = OpenCard.open_file
+    real = OpenCard.open_with_status
 
-    def open_file(self: OpenCard, path: bytes) -> int:
+    def open_file(self: OpenCard, path: bytes) -> tuple[int, os.stat_result]:
         opened.append(path)
         return real(self, path)
 
     data = rig.ready(2)
-    monkeypatch.setattr(OpenCard, "open_file", open_file)
+    monkeypatch.setattr(OpenCard, "open_with_status", open_file)
     output = rig.copy(2, data)
     assert (output["copied_files"], output["known_files"]) == (1, 4)
     assert opened == [b"DCIM/100GOPRO/GX010099.MP4"]
@@ -431,7 +432,7 @@ def test_another_card_at_the_path_without_a_name_of_its_own_is_refused(
         raise AssertionError("read before it was refused")
 
     with monkeypatch.context() as watching:
-        watching.setattr(OpenCard, "open_file", read)
+        watching.setattr(OpenCard, "open_with_status", read)
         with pytest.raises(AnotherCard, match=f"another card is at {rig.card}.*new run"):
             rig.copy(1, data)
     assert not rig.library.exists()
@@ -508,7 +509,7 @@ def test_another_card_at_the_same_path_is_refused_before_it_is_read(
     def read(self: OpenCard, path: bytes) -> int:
         raise AssertionError("read before it was refused")
 
-    monkeypatch.setattr(OpenCard, "open_file", read)
+    monkeypatch.setattr(OpenCard, "open_with_status", read)
     with pytest.raises(AnotherCard, match=f"another card is at {rig.card}: .*volume:BBBB"):
         rig.copy(1, data)
     assert not rig.library.exists()
@@ -979,10 +980,29 @@ def test_many_small_files_go_in_batches_with_one_ledger_call_each(
     assert sorted(sizes) == [22, 64, 64]
 
 
+def test_no_batch_keeps_more_than_so_many_folders_open(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copy_files, "BATCH_FOLDERS", 4)
+    for number in range(60):
+        rig.put(f"DCIM/{number // 2:02}/{number:02}.thm", b"%d" % number)
+    open_folders: list[int] = []
+    real = rig.ledger.record
+
+    def record(attempt: Any, job_id: int, copies: Any) -> None:
+        open_folders.append(len({os.path.dirname(copy.path) for copy in copies}))
+        real(attempt, job_id, copies)
+
+    monkeypatch.setattr(rig.ledger, "record", record)
+    assert rig.ingest()["copied_files"] == 60
+    assert sorted(open_folders) == [2, 4, 4, 4, 4, 4, 4, 4]
+
+
 def test_no_descriptor_is_left_open(rig: Rig) -> None:
     shoot(rig)
     (rig.card / "DCIM/100GOPRO/GX010001.MP4").chmod(0)
     data = rig.ready()
+    gc.collect()  # what others have forgotten isn't closed in the middle of it
     before = len(os.listdir("/proc/self/fd"))
     rig.copy(1, data)
     rig.copy(1, data)
