@@ -43,11 +43,10 @@ Why in batches
     files go through the four points side by side: all written, one sync, all
     read back, all published, one sync of the folder. A large file is a batch of one.
 
-    The small ones are opened some way ahead, and the system is told that they will be
-    read, so the device has several to look for at once. A copy is dropped from memory, and
-    seen to be gone, before the system is told: what it then reads ahead comes from the
-    device. Most of the work for a small file is the kernel's (a new inode, its name, pages),
-    so two threads share a batch: each takes the next file that nobody has taken.
+    The small ones are read one after the other, but opened some way ahead, and the system
+    is told that they will be read. So the device has several to look for at once, and no
+    threads have to take turns for it. A copy is dropped from memory, and seen to be gone,
+    before the system is told: what it then reads ahead comes from the device.
 
 Why written pages are pushed out as we go
     Left alone, the kernel gathers gigabytes before the last sync, which then
@@ -61,7 +60,6 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import closing, contextmanager, suppress
@@ -91,9 +89,6 @@ WINDOW_BYTES = 8 * 1024 * 1024
 
 Little, so that a file of some megabytes is on its way to the device before it has been read
 to its end, and its sync has nothing left to wait for."""
-
-READERS = 2
-"""Threads that share a batch of small files: while one waits for a device, the other goes on."""
 
 SETTLING = 2
 """Batches that are made certain at once at a destination: one is synced, one is read back."""
@@ -160,16 +155,13 @@ class Copier:
         self._verify_source = verify_source
         self._buffers = threading.local()
         self._threads: dict[Lane, ThreadPoolExecutor] = {}
-        # A folder takes one new name at a time; who waits for that in the kernel keeps a core busy.
-        self._naming = threading.Lock()
-        self._readers = ThreadPoolExecutor(READERS - 1, "rushes-read-beside")
         self._kinds: dict[int, str] = {}
 
     def __enter__(self) -> Copier:
         return self
 
     def __exit__(self, *of_the_block: object) -> None:
-        for threads in (self._readers, *self._threads.values()):
+        for threads in self._threads.values():
             threads.shutdown()
 
     def copy(self, errands: Sequence[Errand]) -> Batch:
@@ -202,13 +194,11 @@ class Copier:
                 batch.faults.append(fault)
 
         try:
-            self._share(errands, open_one, write)
+            _in_turn(len(errands), open_one, write)
         except BaseException as error:
             for each in parts.values():
                 each.__exit__(type(error), error, error.__traceback__)
             raise
-        # Whoever has read them: three in a row that can't be read are a lost card.
-        batch.faults.sort(key=lambda fault: fault.path)
         settling = {}
         for lane, each in parts.items():
             ours = [filled[lane] for filled in written if lane in filled]
@@ -217,45 +207,6 @@ class Copier:
             elif ours:
                 settling[lane] = self._thread(lane).submit(self._settle, lane, each, ours)
         return Pending(batch, settling)
-
-    def _share(
-        self,
-        errands: Sequence[Errand],
-        open_one: Callable[[int], Opened],
-        write: Callable[[int, Coming], None],
-    ) -> None:
-        """Work on these by several threads, which are all at their end when this is."""
-        numbers = iter(range(len(errands)))  # in C, so that each goes to one thread
-
-        def work() -> None:
-            try:
-                _in_turn(numbers, open_one, write)
-            except BaseException:
-                deque(numbers, maxlen=0)  # nobody begins another one
-                raise
-
-        several = 1 if self._any_program(errands) else min(READERS, len(errands))
-        beside = [self._readers.submit(work) for _ in range(several - 1)]
-        try:
-            work()
-        finally:
-            wait(beside)
-        for each in beside:
-            each.result()
-
-    def _any_program(self, errands: Sequence[Errand]) -> bool:
-        """Whether the driver of the card, or of a destination, is a program.
-
-        One of FAT gave zeros when it was asked for several at once.
-        """
-        places: set[Folder | OpenCard] = {self._card}
-        for errand in errands:
-            places.update(place.folder for place in errand.places.values())
-        for place in places:
-            with suppress(OSError):  # what doesn't answer is named where it is written to
-                if self._kind(place).startswith("fuse"):
-                    return True
-        return False
 
     def adopt(
         self, folder: Folder, name: bytes, file: CardFile, hashes: Mapping[str, str] | None = None
@@ -312,8 +263,7 @@ class Copier:
                     if lane in batch.lost:
                         continue
                     try:
-                        with self._naming:
-                            part = parts[lane].new(file, place, errand.left.get(lane))
+                        part = parts[lane].new(file, place, errand.left.get(lane))
                         writers.append(_Writer(lane, parts[lane], part))
                     except LibraryFault as fault:
                         batch.lost[lane] = fault
@@ -390,7 +340,7 @@ class Copier:
                 )
 
             try:
-                _in_turn(range(len(written)), open_one, make_certain)
+                _in_turn(len(written), open_one, make_certain)
             except LibraryFault as fault:
                 batch.lost[lane] = fault
             for folder, _ in _by_folder(written):
@@ -681,11 +631,11 @@ class _Writer:
 
 
 def _in_turn(
-    numbers: Iterable[int], open_one: Callable[[int], Opened], work: Callable[[int, Coming], None]
+    count: int, open_one: Callable[[int], Opened], work: Callable[[int, Coming], None]
 ) -> None:
     """Work on each of these files; the next ones are opened already."""
-    with closing(opened_ahead(numbers, open_one)) as coming:
-        for number, opened in coming:
+    with closing(opened_ahead(count, open_one)) as coming:
+        for number, opened in enumerate(coming):
             work(number, opened)
 
 

@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
@@ -157,22 +157,20 @@ Coming = Callable[[], Opened]
 """Gives out a file that was opened before its turn, for the caller to close; or raises."""
 
 
-def opened_ahead(
-    numbers: Iterable[int], open_one: Callable[[int], Opened]
-) -> Generator[tuple[int, Coming], None, None]:
-    """Each of these files, with its number, opened some time before it is given out.
+def opened_ahead(count: int, open_one: Callable[[int], Opened]) -> Generator[Coming, None, None]:
+    """Each of so many files, opened some time before it is given out.
 
     Whatever fault opening one has raised is raised when its turn has come.
     """
     waiting: deque[_Waiting] = deque()
     try:
-        for number in numbers:
+        for number in range(count):
             waiting.append(_Waiting(number, open_one))
             if len(waiting) > FILES_AHEAD:
-                yield waiting[0].number, waiting[0].take
+                yield waiting[0].take
                 waiting.popleft().close()
         while waiting:
-            yield waiting[0].number, waiting[0].take
+            yield waiting[0].take
             waiting.popleft().close()
     finally:
         for each in waiting:
@@ -181,7 +179,6 @@ def opened_ahead(
 
 class _Waiting:
     def __init__(self, number: int, open_one: Callable[[int], Opened]) -> None:
-        self.number = number
         self._opened: Opened | None = None
         self._fault: OffloadFault | None = None
         try:
