@@ -525,7 +525,8 @@ class History:
         world = self._world
         if world.keep_s is None or world.process is None:
             return
-        grace_s = world.forgets_every_s + FORGETTING_S
+        # The first time after a failure is as late as the next one would have been.
+        grace_s = world.forgets_every_s * (1 + world.disk.forgets_failed) + FORGETTING_S
         if world.process.age_s < grace_s:
             return
         for execution_id, execution in world.disk.executions.items():

@@ -75,6 +75,10 @@ class Schedule:
         self._timers: list[tuple[float, int, Handle]] = []
         self._order = itertools.count()
 
+    def told_next(self, loop: SimulatedLoop) -> list[object]:
+        """What the callbacks of this loop that are ready would be given."""
+        return [given for handle in self._ready if handle.loop is loop for given in handle.args]
+
     def soon(self, handle: Handle) -> None:
         self._ready.append(handle)
 
@@ -226,10 +230,11 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             self._on_error(f"{context.get('message')}: {context.get('exception')!r}")
 
     def uncaught(self) -> list[str]:
-        """What ended a task here, and nobody looked at."""
+        """What ended a task here, and nobody looked at, nor is about to."""
         found = []
+        told = self._schedule.told_next(self)
         for task in self.tasks:
-            if task.done() and not task.cancelled() and task._log_traceback:
+            if task.done() and not task.cancelled() and task._log_traceback and task not in told:
                 found.append(f"{task.get_name()}: {task.exception()!r}")
         return found
 

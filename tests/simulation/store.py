@@ -69,6 +69,7 @@ class Disk:
         self.last_fact_id = 0
         self.floor = 0  # the highest id of a fact that is forgotten
         self.held_at: datetime | None = None
+        self.forgets_failed = 0  # in a row
 
     def holder(self, card_key: str) -> int | None:
         for execution_id, execution in self.executions.items():
@@ -328,6 +329,12 @@ class SimulatedExecutions:
         return self._disk.held_at
 
     async def forget(self, before: datetime, limit: int) -> int:
+        self._disk.forgets_failed += 1
+        forgotten = await self._forget(before, limit)
+        self._disk.forgets_failed = 0
+        return forgotten
+
+    async def _forget(self, before: datetime, limit: int) -> int:
         await self._look()
         stored = self._disk.executions
         found = [key for key, each in stored.items() if self.may_go(each, before)][:limit]
