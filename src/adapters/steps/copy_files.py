@@ -26,6 +26,7 @@ from datetime import datetime
 from itertools import chain
 from typing import Any
 
+from adapters.steps import kernel
 from adapters.steps.cards import FsCards, OpenCard, open_folder
 from adapters.steps.clip_steps import ClipSteps
 from adapters.steps.copy_destinations import Destination, Destinations, split, with_those_above
@@ -234,8 +235,7 @@ class _UnderWay:
         if self.pending is not None:
             self.pending.wait()
         for folder in self.folders.values():
-            with suppress(OSError):
-                os.close(folder.fd)
+            kernel.close(folder.fd)
 
 
 class _Run:
@@ -490,7 +490,7 @@ class _Run:
             empty = {each.path for each in self._stock.folders}
             for path in empty:
                 with suppress(FileFault):
-                    os.close(destination.job_folder.make(destination.folder_path(path)).fd)
+                    kernel.close(destination.job_folder.make(destination.folder_path(path)).fd)
             above = {split(path)[0] for path in destination.copied}
             paths = {path for below in above | empty for path in with_those_above(below)}
             for path in sorted(paths, key=lambda path: -path.count(b"/")):
@@ -503,7 +503,7 @@ class _Run:
         try:
             mtime_ns = os.fstat(fd).st_mtime_ns
         finally:
-            os.close(fd)
+            kernel.close(fd)
         folder = job_folder.find(destination.folder_path(path))
         if folder is not None:
             with folder:

@@ -224,7 +224,7 @@ class Copier:
             try:
                 kernel.sync_file(fd)
             finally:
-                os.close(fd)
+                kernel.close(fd)
         wanted = self.hash_source(file) if hashes is None else hashes
         back, is_cold = self._read_back(folder, name, file)
         if back != wanted[self._hash_names[0]]:

@@ -32,7 +32,7 @@ from adapters.steps.sd_ingest import sd_ingest
 from application.authoring import Interrupted, StepContext
 from application.report import Report
 from domain.errors import AttemptOver
-from domain.footage import Card, JobStatus
+from domain.footage import Card, JobStatus, VerifiedCopy
 from tests.adapters.steps.conftest import MTIME_NS, NOON, NoonClock, Rig
 from tests.fakes.executions import MemoryExecutions
 
@@ -960,6 +960,19 @@ def test_an_inventory_of_many_pages_is_worked_off_whole(
     assert rig.ingest(2)["known_files"] == len(wanted) + 1
 
 
+def look_at_what_is_recorded(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, look: Callable[[Sequence[VerifiedCopy]], None]
+) -> None:
+    """Before it is."""
+    real = rig.ledger.record
+
+    def record(attempt: Any, job_id: int, copies: Sequence[VerifiedCopy]) -> None:
+        look(copies)
+        real(attempt, job_id, copies)
+
+    monkeypatch.setattr(rig.ledger, "record", record)
+
+
 def test_many_small_files_go_in_batches_with_one_ledger_call_each(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -967,15 +980,13 @@ def test_many_small_files_go_in_batches_with_one_ledger_call_each(
     for number in range(150):
         rig.put(f"DCIM/{number % 7}/{number:03}.thm", b"%d" % number)
     sizes: list[int] = []
-    real = rig.ledger.record
 
-    def record(attempt: Any, job_id: int, copies: Any) -> None:
+    def look(copies: Sequence[VerifiedCopy]) -> None:
         sizes.append(len(copies))
         for copy in copies:
             assert (rig.library / os.fsdecode(copy.path)).exists()
-        real(attempt, job_id, copies)
 
-    monkeypatch.setattr(rig.ledger, "record", record)
+    look_at_what_is_recorded(rig, monkeypatch, look)
     assert rig.ingest()["copied_files"] == 150
     assert sorted(sizes) == [22, 64, 64]
 
@@ -987,13 +998,11 @@ def test_no_batch_keeps_more_than_so_many_folders_open(
     for number in range(60):
         rig.put(f"DCIM/{number // 2:02}/{number:02}.thm", b"%d" % number)
     open_folders: list[int] = []
-    real = rig.ledger.record
-
-    def record(attempt: Any, job_id: int, copies: Any) -> None:
-        open_folders.append(len({os.path.dirname(copy.path) for copy in copies}))
-        real(attempt, job_id, copies)
-
-    monkeypatch.setattr(rig.ledger, "record", record)
+    look_at_what_is_recorded(
+        rig,
+        monkeypatch,
+        lambda copies: open_folders.append(len({os.path.dirname(copy.path) for copy in copies})),
+    )
     assert rig.ingest()["copied_files"] == 60
     assert sorted(open_folders) == [2, 4, 4, 4, 4, 4, 4, 4]
 
