@@ -15,6 +15,7 @@ from adapters.steps.mhl.documents import Creator
 from adapters.steps.mhl.history import CHAIN
 from adapters.steps.verify_folder import VerifyFolder
 from tests.adapters.steps.conftest import NoonClock
+from tests.adapters.steps.dying import killed
 from tests.adapters.steps.finishing import Finishing
 from tests.adapters.steps.mhl.conftest import Shelf
 from tests.filesystems import EXFAT, FAT32, FileSystem, mounted
@@ -40,16 +41,12 @@ def drive(rig: Finishing, request: pytest.FixtureRequest) -> Iterator[FileSystem
 
 def killed_at(step: str, work: Callable[[], object]) -> None:
     """Do the work in a process that is killed just before it makes this call for a claim."""
-    child = os.fork()
-    if not child:
-        try:
-            _die_before(step)
-            work()
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), "it came to its end: that call wasn't made"
-    assert os.WTERMSIG(status) == signal.SIGKILL
+
+    def mortal() -> None:
+        _die_before(step)
+        work()
+
+    assert killed(mortal), "it came to its end: that call wasn't made"
 
 
 def _die_before(step: str) -> None:
