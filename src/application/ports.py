@@ -97,9 +97,10 @@ class Executions(Protocol):
 
         With a message_id that is known and the same ``contents_hash``, answers with
         the execution that it belongs to; raises ``MessageConflict`` with another
-        hash. If an active execution has the same card_key, answers with that one
-        and remembers the message_id as belonging to it. Several at once, of one
-        message or of one card, make one execution.
+        hash. If an active execution works on that card, as far as its card_key
+        tells (``may_be_one_card``), answers with that one, the last of several, and
+        remembers the message_id as belonging to it. Several at once, of one message
+        or of one card, make one execution.
         """
         ...
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from application.catalogue import Catalogue
 from application.hold import Hold
 from application.json_values import contents_hash, json_object
 from application.ports import Cards, Clock, Executions, Ids, Threads
 from application.views import ExecutionView
+from domain.card_keys import key_of_card
 from domain.errors import InvalidInput
 from domain.execution import Execution
 
@@ -22,6 +23,7 @@ CARD_PATH = "sd_path"
 LIBRARY = "library"
 DESTINATIONS = "destinations"
 AGAIN = "again"
+VOLUME = "volume"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Trigger:
                 lambda: self._cards.locate(sd_path, anywhere=anywhere)
             )
             payload[CARD_PATH] = located
-            card_key = f"path:{located}"
+            card_key = key_of_card(located, _serial_seen(payload))
         if (check := pipeline.check) is not None:
             await self._threads.run(lambda: check(payload))
         # The client's own contents: the same message is the same on a server with another library.
@@ -125,6 +127,12 @@ class Trigger:
         triggered = await self._executions.trigger(execution, contents)
         view = ExecutionView.of(triggered.execution, held_at=self._hold.held_at)
         return TriggerAnswer(view, triggered.duplicate)
+
+
+def _serial_seen(payload: Mapping[str, Any]) -> object:
+    """What the detector says that the card's volume calls itself."""
+    volume = payload.get(VOLUME)
+    return volume.get("uuid") if isinstance(volume, Mapping) else None
 
 
 def check_message_id(value: object) -> str:

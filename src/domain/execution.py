@@ -119,7 +119,8 @@ class Execution:
 
     id: the store's, None until it is stored. uuid: the one that clients see.
     message_id: what the detector called its signal; at most one execution has it.
-    card_key: which card it works on, if any; at most one active execution has it.
+    card_key: which card it works on, if any (see ``card_keys``); at most one active
+        execution works on one card.
     data: the trigger's payload with every step's output merged in. Never changed
         in place: a merge makes a new mapping.
     rerun_of: the id of the execution that it does again, in part.

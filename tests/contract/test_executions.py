@@ -179,8 +179,43 @@ async def test_one_card_many_times_at_once_makes_one_execution(store: Store) -> 
         assert found.id == answers[0].execution.id
 
 
-async def test_other_cards_are_no_duplicates(store: Store) -> None:
-    assert await store.make(card_key="path:/x") != await store.make(card_key="path:/y")
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [("path:/x", "path:/y"), ("volume:A path:/x", "volume:B path:/x")],
+)
+async def test_other_cards_are_no_duplicates(store: Store, key: str, other: str) -> None:
+    first, second = await store.make(card_key=key), await store.make(card_key=other)
+    assert first != second
+    for execution in (first, second):
+        await store.fail(execution, "a")
+    answers = await store.together(
+        *(store.executions.update(each, retry) for each in (first, second))
+    )
+    assert [type(answer).__name__ for answer in answers] == ["Execution", "Execution"]
+
+
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [("path:/x", "volume:A path:/x"), ("volume:A path:/x", "path:/x")],
+)
+async def test_what_may_be_the_card_under_way_is_taken_for_it(
+    store: Store, key: str, other: str
+) -> None:
+    first = await store.make(card_key=key)
+    assert (await store.trigger(card_key=other)).execution.id == first
+    await store.fail(first, "a")
+    second = await store.trigger(card_key=other)
+    assert second.duplicate is None
+    with pytest.raises(CardBusy, match=second.execution.uuid):
+        await store.executions.update(first, retry)
+
+
+async def test_of_two_cards_that_may_be_the_one_the_last_is_taken_for_it(store: Store) -> None:
+    first = await store.make(card_key="volume:A path:/x")
+    second = await store.make(card_key="volume:B path:/x")
+    assert (await store.trigger(card_key="path:/x")).execution.id == second
+    await store.fail(second, "a")
+    assert (await store.trigger(card_key="path:/x")).execution.id == first
 
 
 @pytest.mark.parametrize("ends", ["completes", "fails"])

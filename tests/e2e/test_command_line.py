@@ -290,8 +290,7 @@ def test_an_interrupted_command_ends_though_a_handler_doesn_t(
     (tmp_path / "CARD").mkdir()
     process = rushes.start("ingest", str(tmp_path / "CARD"), "--pipeline", "stubborn_card")
     assert process.stdout is not None
-    while "deaf_thread started" not in process.stdout.readline():
-        pass
+    assert any("deaf_thread started" in line for line in process.stdout)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 
 from adapters.system import name_of_device
 from tests.cards import SHOT_AT, contents, files_below
-from tests.e2e.server import Server, eventually
+from tests.e2e.server import Message, Server, eventually
 from tests.filesystems import EXT4, MEBIBYTE, Mount, formatted, require
 
 NAMES = [f"DCIM/100CANON/IMG_{number:04}.JPG" for number in range(1, 5)]
@@ -37,22 +37,19 @@ exit 0
 
 @contextmanager
 def card(
-    place: Path, folder: Path, serial: str, label: str = "A001", *, is_clone: bool = False
+    place: Path, folder: Path, serial: str, label: str = "A001", *, is_named: bool = True
 ) -> Iterator[Mount]:
     """A new one, formatted with this serial number and mounted at ``folder``.
 
-    is_clone: the system names another volume by that number.
+    is_named: the system calls it so; otherwise another volume, or none yet.
     """
     require("mkfs.ext4", "losetup", fuse=False)
     format = ("mkfs.ext4", "-q", "-m", "0", "-U", serial, "-L", label, "{device}")
     with formatted(replace(EXT4, format=format), place, CARD_BYTES) as mount:
         mount.put_in(folder)
         shutil.rmtree(folder / "lost+found")
-        if is_clone:
+        with named(mount) if is_named else nullcontext():
             yield mount
-        else:
-            with named(mount):
-                yield mount
 
 
 @contextmanager
@@ -174,6 +171,46 @@ def test_a_card_is_the_same_one_wherever_and_however_it_is_mounted(
     assert not (server.library / second["job_name"]).exists()
 
 
+def test_the_next_card_in_a_slot_is_no_duplicate_of_the_one_that_was_pulled(
+    start_server: Callable[..., Server], tmp_path: Path, serial: str
+) -> None:
+    server = start_server()
+    folder = server.cards / "reader"
+
+    def announced(serial: str) -> Message:
+        volume = {"uuid": serial, "label": "A001"}
+        return server.announce(folder, str(uuid4()), volume=volume)["data"]
+
+    assert server.request("POST", "/api/engine/pause").status_code == 200
+    with card(tmp_path / "1", folder, serial, is_named=False) as first:
+        with named(first):
+            footage = [shoot(folder, "first")]
+            pulled = announced(serial)
+            assert announced(serial)["duplicate"] == "card"
+        first.take_out()
+        with card(tmp_path / "2", folder, next_serial := str(uuid4())):
+            footage.append(shoot(folder, "second"))
+            put_in = announced(next_serial)
+            assert put_in["duplicate"] is None
+            assert announced(next_serial)["execution_id"] == put_in["execution_id"]
+            # Whoever doesn't say which card means the one that is there.
+            anybody = server.announce(folder, str(uuid4()))["data"]
+            assert (anybody["duplicate"], anybody["execution_id"]) == (
+                "card",
+                put_in["execution_id"],
+            )
+            assert server.request("POST", "/api/engine/resume").status_code == 200
+            done = ended(server, put_in["execution_id"])
+            failed = server.ended(pulled["execution_id"])
+            assert "another card is at" in failed["error_message"]
+        first.put_in(folder)
+        with named(first):
+            retried = f"/api/pipeline/{pulled['execution_id']}/retry"
+            assert server.request("POST", retried).status_code == 202
+            taken = ended(server, pulled["execution_id"])
+    assert [in_library(server, each) for each in (taken, done)] == footage
+
+
 def test_two_cards_with_one_label_at_once_are_two_cards(
     server: Server, tmp_path: Path, serial: str
 ) -> None:
@@ -202,7 +239,7 @@ def test_a_copied_card_in_a_second_reader_is_read_before_anything_is_known(
     with card(tmp_path / "1", server.cards / "original", serial) as original:
         shoot(original.folder, "original")
         first = taken_in(server, original.folder)
-        with card(tmp_path / "2", server.cards / "clone", serial, is_clone=True) as clone:
+        with card(tmp_path / "2", server.cards / "clone", serial, is_named=False) as clone:
             shoot(clone.folder, "original", NAMES[:2])
             own = shoot(clone.folder, "clone", NAMES[2:])
             second = taken_in(server, clone.folder)

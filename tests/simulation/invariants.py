@@ -8,6 +8,7 @@ checks as it happens, and the rest at the end.
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from application.authoring import StepContext
 from application.trigger import TriggerAnswer
+from domain.card_keys import may_be_one_card
 from domain.definition import StepSpec
 from domain.errors import FactsGone
 from domain.events import RecordedFact
@@ -239,12 +241,14 @@ class History:
             self._wrong("attempts", f"{where} has taken attempt {said[2]}'s output for {attempt}'s")
 
     def _check_cards(self, batch: Batch) -> None:
-        holders: dict[str, int] = {}
-        for execution_id, execution in batch.disk.executions.items():
-            if execution.card_key is not None and execution.active:
-                other = holders.setdefault(execution.card_key, execution_id)
-                if other != execution_id:
-                    self._wrong("cards", f"{other} and {execution_id} hold {execution.card_key}")
+        holders = [
+            (execution_id, execution.card_key)
+            for execution_id, execution in batch.disk.executions.items()
+            if execution.card_key is not None and execution.active
+        ]
+        for (one, key), (other, its_key) in itertools.combinations(holders, 2):
+            if may_be_one_card(key, its_key):
+                self._wrong("cards", f"{one} and {other} hold {key}")
 
     # -- what the facts say ------------------------------------------------------
 

@@ -10,7 +10,7 @@ these steps the process may die, or the commit fail, as ``Fate`` says.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from application.ports import Change, Changed, Dispatcher, Query, Started, Triggered
 from application.transition import Transition, recorded, start_ready, transition
+from domain.card_keys import may_be_one_card
 from domain.errors import CardBusy, ExecutionNotFound, FactsGone, MessageConflict, Unavailable
 from domain.events import RecordedFact
 from domain.execution import Execution, ExecutionStatus
@@ -57,6 +58,18 @@ class Doom(Protocol):
     def committed(self, before: dict[int, Execution], batch: Batch) -> None: ...
 
 
+def last_holder(executions: Mapping[int, Execution], card_key: str) -> int | None:
+    """The active one that works on this card, or may."""
+    holders = (
+        execution_id
+        for execution_id, execution in executions.items()
+        if execution.active
+        and execution.card_key is not None
+        and may_be_one_card(execution.card_key, card_key)
+    )
+    return max(holders, default=None)
+
+
 class Disk:
     """What is durable."""
 
@@ -72,10 +85,7 @@ class Disk:
         self.forgets_failed = 0  # in a row
 
     def holder(self, card_key: str) -> int | None:
-        for execution_id, execution in self.executions.items():
-            if execution.card_key == card_key and execution.active:
-                return execution_id
-        return None
+        return last_holder(self.executions, card_key)
 
     def take(self, batch: Batch) -> dict[int, Execution]:
         """The commit. What the changed executions were before it."""
@@ -156,11 +166,7 @@ class Batch:
         return None if known is None or known[0] in self.gone else known
 
     def holder(self, card_key: str) -> int | None:
-        for execution_id, draft in self.drafts.items():
-            if draft.card_key == card_key and draft.active:
-                return execution_id
-        stored = self.disk.holder(card_key)
-        return None if stored in self.drafts else stored
+        return last_holder(self.disk.executions | self.drafts, card_key)
 
     def change(self, execution_id: int, change: Change) -> Execution:
         before = self.current(execution_id)

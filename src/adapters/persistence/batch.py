@@ -42,6 +42,7 @@ from adapters.persistence.tables import (
 )
 from application.ports import Change, Dispatcher, Started
 from application.transition import Transition, recorded, start_ready, transition
+from domain.card_keys import may_be_one_card
 from domain.errors import CardBusy, ExecutionNotFound
 from domain.events import RecordedFact
 from domain.execution import ACTIVE, Execution
@@ -165,10 +166,13 @@ class Batch:
         return None if row is None else (row.execution_id, row.contents_hash)
 
     def card_holder(self, card_key: str) -> int | None:
-        """The active execution that works on the card."""
-        if card_key in self._cards:
-            return self._cards[card_key]
-        return self._committed.cards.get(card_key)
+        """The active execution that works on the card, or may: the last one of several."""
+        holders = (
+            holder
+            for key, holder in (self._committed.cards | self._cards).items()
+            if holder is not None and may_be_one_card(key, card_key)
+        )
+        return max(holders, default=None)
 
     def flush(self) -> None:
         """Write what has changed, one statement a table."""

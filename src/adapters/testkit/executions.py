@@ -10,6 +10,7 @@ from typing import Any
 
 from application.ports import AttemptRef, Change, Changed, Dispatcher, Query, Started, Triggered
 from application.transition import Transition, recorded, start_ready, transition
+from domain.card_keys import may_be_one_card
 from domain.errors import CardBusy, ExecutionNotFound, FactsGone, MessageConflict, Unavailable
 from domain.events import RecordedFact
 from domain.execution import Execution, ExecutionStatus
@@ -228,8 +229,10 @@ class MemoryExecutions:
         return self._executions[execution_id]
 
     def _holder(self, card_key: str | None) -> Execution | None:
-        for execution in self._executions.values():
-            if card_key is not None and execution.card_key == card_key and execution.active:
+        for execution in reversed(self._executions.values()):
+            if card_key is None or execution.card_key is None or not execution.active:
+                continue
+            if may_be_one_card(execution.card_key, card_key):
                 return execution
         return None
 

@@ -131,13 +131,15 @@ async def test_a_message_is_sent_until_it_is_answered_always_the_same(outbox: Ou
 async def test_a_server_that_gives_no_answer_is_asked_over_a_new_connection(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ANSWER_S", 0.05)
+    patience_s = module.ANSWER_S
+    monkeypatch.setattr(module, "ANSWER_S", 0.5)
     await outbox.insert("a", {"sd_path": "/media/A"}, "look")
 
     def script(message: dict[str, Any], number: int) -> Answer:
         if number == 1:  # what is no answer to this message is none
             return accepted({"data": {"message_id": "another"}})
         if number == 2:
+            monkeypatch.setattr(module, "ANSWER_S", patience_s)  # at the next question
             return '{"type": "pipeline:started", "data": {"execution_id": "x"}}'
         return accepted(message)
 
