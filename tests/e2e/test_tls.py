@@ -95,12 +95,19 @@ class Open(Server):
         return self.request("GET", path, headers=shown, verify=self.trust)
 
 
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
-    server = Open(tmp_path_factory.mktemp("open")).start()
+@contextlib.contextmanager
+def opened_at(place: Path) -> Iterator[Open]:
+    server = Open(place).start()
     yield server
     assert server.stop() == 0
     assert "Traceback" not in server.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
+    """For tests that leave it as it was."""
+    with opened_at(tmp_path_factory.mktemp("open")) as server:
+        yield server
 
 
 def test_nothing_but_tls_is_answered(opened: Open) -> None:
@@ -239,20 +246,20 @@ def test_a_detector_elsewhere_trusts_the_authority_that_it_is_told_of(
     assert "RUSHES_TLS_CA" in line
 
 
-def test_it_stays_locked_when_its_last_token_is_revoked(opened: Open) -> None:
-    """The last test of this server: nobody is let in afterwards."""
-    assert opened.ask("/api/pipeline").status_code == 200
-    lock = json.loads((opened.place / "rushes.db.lock").read_text())
-    owner = {"x-rushes-key": lock["key"]}
-    (token,) = opened.request("GET", "/api/tokens", headers=owner, verify=opened.trust).json()[
-        "tokens"
-    ]
-    revoked = opened.request(
-        "POST", f"/api/tokens/{token['id']}/revoke", headers=owner, verify=opened.trust
-    )
-    assert revoked.status_code == 200
-    assert opened.ask("/api/pipeline").status_code == 401
-    assert opened.request("GET", "/api/pipeline", verify=opened.trust).status_code == 401
+def test_it_stays_locked_when_its_last_token_is_revoked(tmp_path: Path) -> None:
+    with opened_at(tmp_path) as server:
+        assert server.ask("/api/pipeline").status_code == 200
+        lock = json.loads((server.place / "rushes.db.lock").read_text())
+        owner = {"x-rushes-key": lock["key"]}
+        (token,) = server.request("GET", "/api/tokens", headers=owner, verify=server.trust).json()[
+            "tokens"
+        ]
+        revoked = server.request(
+            "POST", f"/api/tokens/{token['id']}/revoke", headers=owner, verify=server.trust
+        )
+        assert revoked.status_code == 200
+        assert server.ask("/api/pipeline").status_code == 401
+        assert server.request("GET", "/api/pipeline", verify=server.trust).status_code == 401
 
 
 # -- at the start ----------------------------------------------------------------------
