@@ -180,7 +180,9 @@ class Server:
         if since is not None:
             query.append(f"since={since}")
         address = f"ws{self.http.removeprefix('http')}/ws?{'&'.join(query)}"
-        with connect(address, max_size=None, close_timeout=1, **more) as socket:
+        with connect(
+            address, max_size=None, open_timeout=DEADLINE_S, close_timeout=1, **more
+        ) as socket:
             yield Client(socket)
 
     def announce(self, card: Path, message_id: str, **fields: Any) -> Message:

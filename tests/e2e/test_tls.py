@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,12 +147,16 @@ def test_who_shows_a_token_is_answered_and_told_to_come_back_over_tls(opened: Op
 
 
 def test_websockets_come_in_the_same_way(opened: Open) -> None:
-    address = f"wss://127.0.0.1:{opened.port}/ws"
+    coming = partial(
+        connect,
+        f"wss://127.0.0.1:{opened.port}/ws",
+        ssl=opened.trust,
+        open_timeout=DEADLINE_S,
+    )
     with pytest.raises(InvalidStatus) as refused:
-        connect(address, ssl=opened.trust)
+        coming()
     assert refused.value.response.status_code == 401
-    bearer = {"authorization": f"Bearer {opened.token}"}
-    with connect(address, ssl=opened.trust, additional_headers=bearer) as told:
+    with coming(additional_headers={"authorization": f"Bearer {opened.token}"}) as told:
         assert json.loads(told.recv(timeout=DEADLINE_S))["type"] == "hub:welcome"
 
 
