@@ -123,14 +123,15 @@ def test_a_format_that_keeps_the_serial_number_begins_a_new_generation(
     server: Server, tmp_path: Path, serial: str
 ) -> None:
     folder = server.cards / "formatted"
+    names = [f"DCIM/100CANON/IMG_{number:04}.JPG" for number in range(11, 15)]  # no other card's
     with card(tmp_path / "1", folder, serial):
-        monday = shoot(folder, "monday")
+        monday = shoot(folder, "monday", names)
         first = taken_in(server, folder)
         assert first["card"]["identity"] == f"volume:{serial}:{CARD_BYTES}"
         assert first["card"]["label"] == "A001"
         assert told(first) == (1, 4, 0, 0)
     with card(tmp_path / "2", folder, serial):
-        tuesday = shoot(folder, "tuesday")  # names, sizes and times are monday's
+        tuesday = shoot(folder, "tuesday", names)  # sizes and times are monday's as well
         second = taken_in(server, folder)
         assert second["card"]["identity"] == first["card"]["identity"]
         assert told(second) == (2, 0, 0, 4)
