@@ -59,6 +59,7 @@ class Attachment:
         )
         self._recover = recover
         self._own: _OwnServer | None = None
+        self._is_service = False
         self.url = ""
         self.key = ""
         self.token = settings.token
@@ -82,7 +83,11 @@ class Attachment:
         return self._own is not None and self._own.late > 0
 
     def find(self) -> None:
-        """Find a server or start one; again, if the one that there was has gone."""
+        """Find a server or start one; again, if the one that there was has gone.
+
+        A ``rushes serve`` that was found is waited for: what takes its place meanwhile would
+        keep it out, and lack its settings and its pipelines.
+        """
         if self._own is not None:
             return
         lock = DatabaseLock(database_file(self._settings.database_url))
@@ -92,6 +97,9 @@ class Attachment:
             if holder is not None and holder.address:
                 self.url, self.key = holder.address, holder.key
                 self.certificate = holder.certificate
+                self._is_service = holder.is_service
+                return
+            if holder is None and self._is_service:
                 return
             if holder is None:
                 own = _OwnServer(self._settings, recover=self._recover)

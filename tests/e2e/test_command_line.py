@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from adapters.persistence.lock import DatabaseLock
 from tests.cards import contents, files_below, gopro_card, job_folders, put
 from tests.e2e.server import DEADLINE_S, ROOT, RUSHES, Server, eventually
 
@@ -234,6 +235,42 @@ def test_watch_shows_all_executions(start_server: Callable[..., Server]) -> None
     watching.send_signal(signal.SIGINT)
     watching.communicate(timeout=DEADLINE_S)
     assert watching.returncode == 130
+
+
+def test_who_watches_a_server_never_takes_its_place(start_server: Callable[..., Server]) -> None:
+    server = start_server()
+    rushes = CommandLine(server.place)
+    watching = rushes.start("watch", "--json", "--since", "0")
+    assert watching.stdout is not None
+
+    def seen(execution_id: str) -> bool:
+        return any(execution_id in line for line in watching.stdout or ())
+
+    assert seen(server.trigger("diamond", text="a b"))
+    assert server.stop() == 0
+    lock = DatabaseLock(server.place / "rushes.db")
+    missed = time.monotonic() + 1.5  # it asks after 0.1, 0.2, 0.5 and 1 s
+    while time.monotonic() < missed:
+        assert lock.holder() is None
+        time.sleep(0.01)
+    server.start()
+    assert seen(server.trigger("diamond", text="c d"))
+    watching.send_signal(signal.SIGINT)
+    watching.communicate(timeout=DEADLINE_S)
+    assert watching.returncode == 130
+
+
+def test_a_server_that_a_command_keeps_out_says_so(tmp_path: Path) -> None:
+    rushes = CommandLine(tmp_path)
+    watching = rushes.start("watch")
+    lock = DatabaseLock(tmp_path / "rushes.db")
+    eventually(lock.holder, lambda holder: holder is not None and bool(holder.address))
+    refused = rushes("serve")
+    assert refused.returncode == 1
+    assert f"pid {watching.pid}" in refused.stderr
+    assert "end that command" in refused.stderr
+    watching.send_signal(signal.SIGINT)
+    watching.communicate(timeout=DEADLINE_S)
 
 
 def test_settings_have_an_order_and_errors_name_their_source(tmp_path: Path) -> None:

@@ -38,6 +38,11 @@ class Holder:
     key: str = ""
     certificate: str = ""
 
+    @property
+    def is_service(self) -> bool:
+        """Whether it is a ``rushes serve``; a command's own server has no gRPC side."""
+        return bool(self.grpc_address)
+
 
 class DatabaseLock:
     """The lock of one database file, held between ``acquire`` and ``release``."""
@@ -61,6 +66,8 @@ class DatabaseLock:
             holder = self._read()
             who = "another process" if holder is None else f"the server with pid {holder.pid}"
             where = f" at {holder.address}" if holder and holder.address else ""
+            if where and holder and not holder.is_service:
+                where += ", which a command has started that found none: end that command"
             raise Unavailable(f"the database {self._database} is held by {who}{where}")
         self._fd = fd
         self._private = _for_us_alone(fd)
