@@ -80,7 +80,7 @@ def _load(name: str, kind: type[T], what: str, setting: str) -> T:
         found = getattr(importlib.import_module(module_name), attribute)
     except RushesError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InvalidInput(
             f"{what} {name!r} can't be loaded: {type(error).__name__}: {error}", field=setting
         ) from error

@@ -235,14 +235,18 @@ def _end_now(exit_code: int) -> NoReturn:
 
 
 class _OneLine(logging.Formatter):
-    """Log lines that no name on a card can break, colour or forge."""
+    """Log lines that no name on a card can break, colour or forge.
+
+    What has several lines, as a traceback, shows that they are one record's.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        return "".join(
+        shown = "".join(
             c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode()
             for c in text.encode("utf-8", "backslashreplace").decode()
         )
+        return shown.replace("\n", "\n  | ")
 
 
 class _Damped(logging.Filter):

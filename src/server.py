@@ -220,12 +220,17 @@ async def _serving_http(
     )
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     accepting = asyncio.create_task(server.accepting.wait())
+    await asyncio.wait({serving, accepting}, return_when=asyncio.FIRST_COMPLETED)
+    if not accepting.done():
+        accepting.cancel()
+        host, port = listener.getsockname()[:2]
+        raise Unavailable(
+            f"HTTP can't listen on {address(host, port)}: {serving.exception()}"
+        ) from serving.exception()
     try:
         async with beside(connections.run()):
-            await asyncio.wait({serving, accepting}, return_when=asyncio.FIRST_COMPLETED)
             yield
     finally:
-        accepting.cancel()
         connections.end_silent()
         server.should_exit = True
         await serving
@@ -242,7 +247,13 @@ async def _serving_grpc(container: Container, identity: tls.Identity | None) -> 
 
 
 def _may_listen(settings: Settings) -> None:
-    """Raises ``InvalidInput`` if other machines would be served what anybody can read."""
+    """Raises ``InvalidInput`` if other machines would be served what anybody can read, or
+    HTTP and gRPC would get one port."""
+    if settings.port and settings.port == settings.grpc_port:
+        raise InvalidInput(
+            f"HTTP and gRPC need a port each, and both are to have {settings.port}",
+            field="RUSHES_GRPC_PORT",
+        )
     if settings.beyond_loopback and settings.tls_certificate is None and not settings.insecure:
         raise InvalidInput(
             f"{settings.host} can be reached from other machines, and what they say could be read "

@@ -167,6 +167,15 @@ def test_a_pipeline_that_can_t_be_loaded_is_named(name: str, says: str) -> None:
     assert says in str(refused.value)
 
 
+def test_a_module_that_ends_the_process_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ends_the_process.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InvalidInput, match="'ends_the_process:pipeline' can't be loaded: SystemE"):
+        load_pipeline("ends_the_process:pipeline")
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

@@ -773,6 +773,7 @@ class Execution:
             self.status = self._fire(ExecutionVerb.FAIL)
             self._leave_queues(at)
             self.error_message = f"step {step.key} failed (attempt {step.attempt}): {error}"
+            self.paused_at = None
             self.completed_at = at
             self._record(PipelineFailed(at, step.name, step.key, step.attempt, error))
 
@@ -891,6 +892,7 @@ class Execution:
 
     def _finish(self, at: datetime) -> None:
         self.status = self._fire(ExecutionVerb.COMPLETE)
+        self.paused_at = None
         self.completed_at = at
         self.progress = 100
         self._record(PipelineCompleted(at, warnings=self.warnings))

@@ -701,12 +701,12 @@ class Life(RuleBasedStateMachine):
             case events.PipelineCompleted(warnings=warnings):
                 assert self.status == "running"
                 assert warnings == self.execution.warnings
-                self.status = "completed"
+                self.status, self.paused = "completed", False
             case events.PipelineFailed(step_key=key, attempt=attempt):
                 step = self.known[key]
                 assert (self.status, step.status, step.attempt) == ("running", "failed", attempt)
                 assert step.spec.required
-                self.status = "failed"
+                self.status, self.paused = "failed", False
             case events.PipelineCancelled(cancelled=cancelled):
                 assert self.status in ("pending", "running")
                 assert list(cancelled) == self.those("pending", "running")

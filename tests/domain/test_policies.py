@@ -288,6 +288,17 @@ def test_a_paused_execution_whose_last_step_completes_has_completed() -> None:
     execution.pause(at=at(2))
     execution.complete("a", 1, {}, at=at(3))
     assert execution.status is ExecutionStatus.COMPLETED
+    assert execution.paused_at is None
+
+
+def test_what_failed_while_it_was_paused_is_paused_no_more_and_a_retry_goes_on() -> None:
+    execution = triggered(StepSpec("a"))
+    execution.start("a", at=at(1))
+    execution.pause(at=at(2))
+    execution.fail("a", 1, "card lost", at=at(3))
+    assert (execution.status, execution.paused_at) == (ExecutionStatus.FAILED, None)
+    execution.retry(at=at(4))
+    assert [step.key for step in execution.ready()] == ["a"]
 
 
 # -- settling --------------------------------------------------------------------

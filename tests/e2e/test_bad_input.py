@@ -416,7 +416,10 @@ def test_rest_refuses_what_makes_no_sense(server: Server) -> None:
     assert missing.status_code == 404
     assert "diamond" in missing.json()["detail"]
     text = {"content-type": "text/plain"}
-    assert server.request("POST", "/api/pipeline", content="{}", headers=text).status_code == 415
+    response = server.request("POST", "/api/pipeline", content="{}", headers=text)
+    assert response.status_code == 415
+    assert response.json()["code"] == "unsupported_media_type"
+    assert "send it as content-type: application/json" in response.json()["detail"]
     json_ = {"content-type": "application/json"}
     for content in (b"{", b"\xff", b'{"a": "\xff"}', b"[]", b"[" * 100_000):
         response = server.request("POST", "/api/pipeline", content=content, headers=json_)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.cards import files_below, gopro_card
-from tests.e2e.server import RUSHES, Server, eventually, steps
+from tests.e2e.server import DEADLINE_S, RUSHES, Server, eventually, steps
 
 CLIP_BYTES = 150_000_000
 
@@ -112,6 +112,20 @@ def test_an_address_in_use_is_named(start_server: Callable[..., Server], tmp_pat
         assert second.returncode == 1
         assert named in second.stderr
         assert "Traceback" not in second.stderr
+
+
+def test_http_and_grpc_get_no_port_together(tmp_path: Path) -> None:
+    refused = subprocess.run(
+        [RUSHES, "serve", "--port", "18451", "--grpc-port", "18451"],
+        env=Server(tmp_path).environment,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "need a port each, and both are to have 18451" in refused.stderr
+    assert refused.stdout == ""
 
 
 def test_an_execution_whose_code_is_gone_fails_and_others_go_on(

@@ -370,7 +370,7 @@ class History:
             self._wrong("failure", f"#{fact.id}: failed a second time, while {told.status}")
         if step.status != "failed" or not step.spec.required or step.attempt != error["attempt"]:
             self._wrong("failure", f"#{fact.id}: says that {error} failed it")
-        told.status = "failed"
+        told.status, told.paused = "failed", False
 
     def _retried(self, told: Told, fact: RecordedFact) -> None:
         if told.status != "failed":
@@ -394,7 +394,7 @@ class History:
                 "completion",
                 f"#{fact.id}: completed while {told.status}, open {open_ones}, failed {failed}",
             )
-        told.status = "completed"
+        told.status, told.paused = "completed", False
 
     def _cancelled(self, told: Told, fact: RecordedFact) -> None:
         if told.status not in ("running", "pending"):

@@ -69,6 +69,8 @@ from domain.events import timestamp
 from domain.execution import ExecutionStatus
 from domain.footage import CardFile
 
+NO_JSON = "Unsupported Media Type: send it as content-type: application/json"
+
 MAX_BODY_BYTES = 1024 * 1024
 """As much as a trigger's data may have."""
 
@@ -542,7 +544,7 @@ async def _body(request: Request, kind: type[A]) -> A:
     """Raises ``InvalidInput``, naming the field, for what is no such body."""
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type != "application/json":
-        raise HTTPException(415, "Unsupported Media Type")
+        raise HTTPException(415, NO_JSON)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

@@ -11,7 +11,7 @@ import msgspec
 from starlette.routing import Route
 
 from adapters.rest.access import NEEDS
-from adapters.rest.api import MAX_BODY_BYTES
+from adapters.rest.api import MAX_BODY_BYTES, NO_JSON
 from adapters.rest.contract import OPERATIONS, RENAMED, TYPES, Answer, Operation, Parameter
 from adapters.rest.documents import Problem
 from adapters.rest.problems import document, http_document
@@ -205,7 +205,7 @@ _RESPONSES = {
             document(errors.TooManyRequests("192.0.2.7 asks more than 500 times a second", 1)),
             "asked too often; `Retry-After` says in how many seconds it may be asked again",
         ),
-        (http_document(415, "Unsupported Media Type", _POST), "the body isn't `application/json`"),
+        (http_document(415, NO_JSON, _POST), "the body isn't `application/json`"),
         (
             msgspec.structs.replace(
                 document(errors.RushesError("internal error")),

@@ -32,8 +32,12 @@ def document(error: RushesError) -> Problem:
 
 
 def http_document(status: int, detail: str, request: str) -> Problem:
-    """Of what HTTP itself refuses: ``detail`` is its phrase, ``request`` what was asked."""
-    return _document(status, detail.lower().replace(" ", "_"), f"{request}: {detail}")
+    """Of what HTTP itself refuses.
+
+    ``detail``: its phrase; after a colon what more there is to say. ``request``: what was asked.
+    """
+    code = detail.partition(":")[0].lower().replace(" ", "_")
+    return _document(status, code, f"{request}: {detail}")
 
 
 def problem(error: RushesError) -> Response:
