@@ -251,9 +251,10 @@ class Advance:
             self._progress.end(ref)
             return Beat(running=False, reason=error.message, lease_expires_at=None)
         step = updated.step(step_key)
-        if fraction is not None:
+        if fraction is not None or told:
             self._progress.begin(ref)  # as far as this process knows, it may begin only now
-            self._progress.note(Started(updated, step), fraction, told)
+            # At once: it may be the last for a long time. And each has cost a commit anyway.
+            self._progress.note(Started(updated, step), fraction or 0.0, told, at_once=True)
         lease = None if step.lease_ends_at is None else timestamp(step.lease_ends_at)
         return Beat(running=True, reason=None, lease_expires_at=lease)
 

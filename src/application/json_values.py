@@ -24,6 +24,10 @@ MAX_DEPTH = 100
 """How many objects and lists may stand in each other: copying and comparing are recursive."""
 
 
+MAX_EXACT = 2**53
+"""Up to here a double holds every whole number."""
+
+
 def json_object(value: object, what: str, *, limit_bytes: int = MAX_OBJECT_BYTES) -> dict[str, Any]:
     """A copy of ``value`` as a JSON object.
 
@@ -143,9 +147,21 @@ class Snapshot(dict[str, Any]):
 
 
 def contents_hash(*parts: object) -> str:
-    """A fingerprint that is equal exactly for equal JSON, however its keys are ordered."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    """A fingerprint that is equal exactly for equal JSON, however its keys are ordered and
+    its numbers written: one that went through gRPC comes as 3 where REST has 3.0."""
+    text = json.dumps(_plain(parts), sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """The same, with whole numbers as integers."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_EXACT:
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value
 
 
 def _kind(value: object) -> str:

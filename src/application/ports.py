@@ -441,6 +441,14 @@ class Ledger(Protocol):
         """
         ...
 
+    def mount_point(self, destination: str) -> bytes | None:
+        """Where that is mounted which this destination lies on, as was kept last; or None."""
+        ...
+
+    def keep_mount_point(self, destination: str, path: bytes) -> None:
+        """It is mounted there now; what was kept before is forgotten."""
+        ...
+
 
 class Tokens(Protocol):
     """The tokens that aren't revoked. Blocking: called from threads."""

@@ -55,8 +55,15 @@ class ProgressBoard:
                 del self._running[ref.execution_id]
                 del self._stamps[ref.execution_id]
 
-    def note(self, started: Started, fraction: float, detail: Mapping[str, Any]) -> None:
-        """Note it, and tell the followers if it is time. From any thread.
+    def note(
+        self,
+        started: Started,
+        fraction: float,
+        detail: Mapping[str, Any],
+        *,
+        at_once: bool = False,
+    ) -> None:
+        """Note it, and tell the followers if it is time, or ``at_once``. From any thread.
 
         Raises ``InvalidInput`` for a fraction that is no number, or a detail that is no
         JSON; a fraction outside 0 to 1 is brought inside, and it never goes back within
@@ -74,7 +81,7 @@ class ProgressBoard:
         noted = max(before, min(max(fraction, 0.0), 1.0))
         steps[ref.step_key] = (attempt, noted)
         now = self._clock.monotonic()
-        if now - self._told_at.get(ref, -math.inf) >= TELL_EVERY_S:
+        if at_once or now - self._told_at.get(ref, -math.inf) >= TELL_EVERY_S:
             self._told_at[ref] = now
             told = json_object(detail, "progress detail", limit_bytes=MAX_DETAIL_BYTES)
             self._details[ref] = told

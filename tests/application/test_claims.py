@@ -284,6 +284,28 @@ async def test_progress_is_told_to_everybody(engine: Engine) -> None:
     assert (message.data["progress"], message.data["detail"]) == (42.0, {"frame": 7})
 
 
+async def test_the_last_heartbeat_is_told_however_soon_it_follows(engine: Engine) -> None:
+    uuid = await triggered(engine)
+    await claim(engine)
+    entries = engine.feed.follow(engine.feed.last_id)
+    said: tuple[dict[str, Any], ...] = (
+        {"progress": 10, "detail": {"frame": 1}},
+        {"progress": 80, "detail": {"frame": 8}},
+        {"detail": {"fps": 24}},
+    )
+    told = []
+    for each in said:
+        following = asyncio.ensure_future(anext(entries))
+        await settle()
+        await engine.advance.beat_external(uuid, "render", 1, **each)
+        data = (await following).message.data
+        told.append((data["progress"], data["detail"]))
+        shown = await render(engine, uuid)
+        assert (shown.progress, shown.detail) == (data["progress"], data["detail"])
+    await entries.aclose()
+    assert told == [(10.0, {"frame": 1}), (80.0, {"frame": 8}), (80.0, {"fps": 24})]
+
+
 async def test_a_worker_that_is_silent_is_taken_over_and_refused(engine: Engine) -> None:
     uuid = await triggered(engine)
     await claim(engine, "silent")

@@ -263,6 +263,16 @@ async def test_the_same_message_is_answered_and_another_with_its_id_is_a_conflic
             await engine.trigger(pipeline_type, other, message_id="m")
 
 
+async def test_a_whole_number_is_one_however_it_is_written(engine: Engine) -> None:
+    first = await engine.trigger("plain", {"a": [3.0, {"b": -0.0}]}, message_id="m")
+    again = await engine.trigger("plain", {"a": [3, {"b": 0}]}, message_id="m")
+    assert (again.duplicate, again.execution) == ("message", first.execution)
+    with pytest.raises(MessageConflict):
+        await engine.trigger("plain", {"a": [3.5, {"b": 0}]}, message_id="m")
+    with pytest.raises(MessageConflict):
+        await engine.trigger("plain", {"a": [True, {"b": 0}]}, message_id="m")
+
+
 async def test_what_cant_be_stored_is_not_answered_as_if_it_were(engine: Engine) -> None:
     engine.executions.refuse_commits = 1
     with pytest.raises(Unavailable):

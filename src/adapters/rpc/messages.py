@@ -19,14 +19,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from adapters.rpc.pb import pipeline_pb2 as pb
 from application.advance import Beat
 from application.claims import Claimed
+from application.json_values import MAX_EXACT
 from application.ports import AttemptRef, Load
 from application.views import ExecutionView, StepView
 from domain.errors import InvalidInput
 from domain.events import timestamp
 from domain.execution import ExecutionStatus
-
-MAX_EXACT = 2**53
-"""Up to here a double holds every whole number."""
 
 MAX_DEPTH = 30
 """Levels of a Struct: each is up to three nested messages, and readers stop at 100."""
