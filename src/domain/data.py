@@ -53,7 +53,7 @@ def contradictions(
     said = {step.name} if step.spec.dynamic else output.keys()
     found += (
         f"its output says {name!r}, which only the trigger may say"
-        for name in sorted((said & reserved) - data.keys())
+        for name in sorted(said & reserved)
     )
     if found:
         return found

@@ -538,6 +538,20 @@ def test_contradicting_the_trigger_fails_the_step_and_names_both() -> None:
     assert execution.data == {"sd_path": "/x"}
 
 
+@pytest.mark.parametrize("name", ["sd_path", "library", "destinations"])
+@pytest.mark.parametrize("data", [{}, {"sd_path": "/x", "library": "/x", "destinations": "/x"}])
+def test_no_output_says_where_footage_comes_from_or_goes_to(
+    name: str, data: dict[str, object]
+) -> None:
+    """Not even what the trigger has said: a rerun leaves out what steps say."""
+    definition = PipelineDefinition("p", (StepSpec("a"),))
+    execution = Execution.trigger(definition, uuid="u", data=data, at=NOW, card_key="path:/x")
+    done(execution, "a", **{name: "/x"})
+    assert execution.error_message is not None
+    assert f"{name!r}, which only the trigger may say" in execution.error_message
+    assert execution.data == data
+
+
 @pytest.mark.parametrize(
     ("owned", "said"),
     [(1, True), (0, False), (True, 1), ([1], [True]), ({"n": 0}, {"n": False}), (None, 0)],

@@ -28,8 +28,12 @@ def test_a_foreign_origin_is_refused(server: Server, origin: str) -> None:
     with pytest.raises(InvalidStatus) as refused:
         with server.client("detector", additional_headers={"origin": origin}):
             pass
-    assert refused.value.response.status_code == 403
+    answered = refused.value.response
+    assert answered.status_code == 403
+    assert answered.headers["cache-control"] == "no-store"
+    assert answered.headers["x-content-type-options"] == "nosniff"
     assert server.count() == before
+    assert "ERROR" not in server.log.read_text(), "a refusal is nobody's fault"
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example"])

@@ -94,6 +94,15 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             extensions: dict[str, Any] = self.scope["extensions"]
             extensions[EXTENSION] = self._frame_writer
 
+    async def send(self, message: Any) -> None:
+        """A handshake that is refused with a response has been answered, as any request is:
+        uvicorn would call that an error, and leaves out what goes with every answer."""
+        if message["type"] == "websocket.http.response.start":
+            message["headers"] = [*self.default_headers, *message["headers"]]
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+            self.handshake_complete = True
+
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._frame_writer is not None:
