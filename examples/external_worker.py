@@ -53,14 +53,18 @@ def transcode(rushes: Any, claim: Any) -> None:
     print(f"{clip}: done", flush=True)
 
 
+# What a step is given, all earlier outputs, may be more than the 4 MiB that gRPC would take.
+OPTIONS = (("grpc.max_receive_message_length", -1),)
+
+
 def connected(address: str) -> grpc.Channel:
     if not address.startswith("https://"):
-        return grpc.insecure_channel(address)
+        return grpc.insecure_channel(address, OPTIONS)
     authority = os.environ.get("RUSHES_TLS_CA")
     credentials = grpc.ssl_channel_credentials(
         Path(authority).read_bytes() if authority else None  # else those that gRPC brings
     )
-    return grpc.secure_channel(address.removeprefix("https://"), credentials)
+    return grpc.secure_channel(address.removeprefix("https://"), credentials, OPTIONS)
 
 
 def work(address: str, worker_id: str) -> None:

@@ -45,7 +45,8 @@ MAX_PAGE = 200
 """Executions: so that one request doesn't read the whole history."""
 
 MAX_PAGE_BYTES = 3 * 1024 * 1024
-"""A page ends early beyond this: clients refuse messages over 4 MiB unless told otherwise."""
+"""A page ends early beyond this: clients refuse messages over 4 MiB unless told otherwise.
+Of an execution that is larger by itself a list leaves out the data."""
 
 MAX_DIGITS = 19
 """No id has more."""
@@ -124,7 +125,7 @@ class PipelineService(PipelineServiceServicer):
         page = pb.ListExecutionsResponse()
         size_bytes = 0
         for view in views[:size]:
-            execution = execution_message(view)
+            execution = _listed(view)
             size_bytes += execution.ByteSize()
             if page.executions and size_bytes > MAX_PAGE_BYTES:
                 break
@@ -270,6 +271,17 @@ class PipelineService(PipelineServiceServicer):
 def _get_response(view: ExecutionView) -> bytes:
     """A whole ``GetExecutionResponse``; ``Status`` keeps it."""
     return pb.GetExecutionResponse(execution=execution_message(view)).SerializeToString()
+
+
+def _listed(view: ExecutionView) -> pb.Execution:
+    """As much of it as fits a page: nobody could read what comes after it otherwise."""
+    execution = execution_message(view)
+    if execution.ByteSize() > MAX_PAGE_BYTES:
+        for step in execution.steps:
+            step.ClearField("output_data")
+    if execution.ByteSize() > MAX_PAGE_BYTES:
+        execution.ClearField("execution_data")
+    return execution
 
 
 def _reference(text: str) -> str | int:

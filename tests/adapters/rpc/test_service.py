@@ -133,6 +133,18 @@ async def test_a_page_ends_before_it_is_too_large_for_its_client(house: House) -
     assert seen == 5
 
 
+async def test_one_that_is_too_large_for_a_page_is_listed_without_its_data(house: House) -> None:
+    before = await house.start("film")
+    large = await house.start("film", takes=[1] * 340_000)  # as JSON a third of it
+    page = await list_page(house)
+    assert [each.id for each in page.executions] == [large.id, before.id]
+    assert page.ByteSize() < service.MAX_PAGE_BYTES
+    assert not page.executions[0].HasField("execution_data")
+    assert page.executions[1].HasField("execution_data")
+    whole = await house.stub.GetExecution(pb.GetExecutionRequest(execution_id=large.execution_id))
+    assert len(whole.execution.execution_data["takes"]) == 340_000
+
+
 async def test_executions_are_listed_by_status_type_and_message(house: House) -> None:
     film = await house.start("film", "m-1")
     card = await house.start("card", "m-2", sd_path="/cards/A001")
