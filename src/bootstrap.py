@@ -32,6 +32,8 @@ from adapters.rest.pages import Pages
 from adapters.rpc.server import RpcServer
 from adapters.settings import Settings
 from adapters.steps.cards import FsCards
+from adapters.steps.faults import LibraryFault
+from adapters.steps.library import Library
 from adapters.steps.mhl.documents import Creator
 from adapters.steps.sd_ingest import sd_ingest
 from adapters.steps.verify_folder import verify_folder
@@ -47,6 +49,7 @@ from application.claims import Claims
 from application.feed import Feed
 from application.hold import Hold
 from application.pause import Pause
+from application.ports import Ledger
 from application.progress import ProgressBoard
 from application.recovery import Recovery
 from application.report import Report
@@ -91,10 +94,15 @@ def _load(name: str, kind: type[T], what: str, setting: str) -> T:
     return found
 
 
-def prepare_library(library: Path) -> None:
-    """Make a library in the user's home. Elsewhere its disk may just not be mounted."""
+def prepare_library(library: Path, ledger: Ledger) -> None:
+    """Make a library in the user's home, unless it was on a disk that is away.
+
+    Elsewhere its disk may just not be mounted.
+    """
     if library.is_relative_to(Path.home()):
-        with contextlib.suppress(OSError):  # the first copy says what is wrong, and can be retried
+        # The first copy says what is wrong, and can be retried.
+        with contextlib.suppress(OSError, LibraryFault):
+            Library(str(library), ledger).require_disk()
             library.mkdir(parents=True, exist_ok=True)
 
 
@@ -317,8 +325,6 @@ async def running(container: Container, *, recover: bool = True) -> AsyncIterato
     async with contextlib.AsyncExitStack() as stack:
         database = container.database()
         settings = container.settings()
-        for place in (settings.library, *map(Path, settings.destinations)):
-            await asyncio.to_thread(prepare_library, place)
         await asyncio.to_thread(database.open)
         stack.callback(database.close)
         threads = container.threads()
@@ -328,6 +334,8 @@ async def running(container: Container, *, recover: bool = True) -> AsyncIterato
         dispatcher, runner = container.dispatcher(), container.runner()
         await executions.open(dispatcher, feed.publish)
         stack.push_async_callback(executions.close)
+        for place in (settings.library, *map(Path, settings.destinations)):
+            await asyncio.to_thread(prepare_library, place, container.ledger())
         access = container.access()
         await access.open()
         _lock_for_others(access, settings)

@@ -37,6 +37,8 @@ PACKAGES = {
     "lowntfs-3g": "ntfs-3g",
     "fusermount3": "fuse3",
     "mkfs.ext4": "e2fsprogs",
+    "mkfs.btrfs": "btrfs-progs",
+    "btrfs": "btrfs-progs",
     "losetup": "mount",
     "ip": "iproute2",
 }
@@ -111,10 +113,17 @@ TMPFS = FileSystem(
     ("mount", "-t", "tmpfs", "-o", "size={size_bytes}", "none", "{folder}"),
     needs_fuse=False,
 )
+BTRFS = FileSystem(
+    "btrfs",
+    ("mkfs.btrfs", "-q", "{device}"),
+    ("mount", "-t", "btrfs", "{device}", "{folder}"),
+    loop=True,
+    needs_fuse=False,
+)
 ALL = (EXFAT, FAT32, NTFS_IGNORING_CASE, EXT4, TMPFS)
 
-_LEAST_BYTES = {"fat32": 40 * MEBIBYTE}
-"""FAT with fewer clusters than this has would be FAT16."""
+_LEAST_BYTES = {"fat32": 40 * MEBIBYTE, "btrfs": 120 * MEBIBYTE}
+"""FAT with fewer clusters than this has would be FAT16, and btrfs takes no smaller disk."""
 
 
 def nothing_may_be_skipped() -> bool:
@@ -262,6 +271,21 @@ def mounted(kind: FileSystem, folder: Path, size_bytes: int = 40 * MEBIBYTE) -> 
     """The same, at ``folder``; the image is beside it."""
     with formatted(kind, folder.parent / f"{folder.name}.image", size_bytes) as mount:
         mount.put_in(folder)
+        yield mount
+
+
+@contextmanager
+def with_subvolume(folder: Path, name: str) -> Iterator[Mount]:
+    """A btrfs at ``folder``; what is in its folder ``name`` has a device number of its own."""
+    require("btrfs", fuse=False)
+    modprobe = _which("modprobe")
+    if modprobe is not None:
+        subprocess.run([modprobe, "--quiet", "btrfs"], check=False)
+    if "btrfs" not in Path("/proc/filesystems").read_text():
+        unavailable("this kernel knows no btrfs")
+    with mounted(BTRFS, folder) as mount:
+        create = ["btrfs", "--quiet", "subvolume", "create", str(folder / name)]
+        subprocess.run(create, check=True)
         yield mount
 
 

@@ -274,7 +274,16 @@ def _library(text: str) -> Path:
     path = Path(text).expanduser()
     if not path.is_absolute():
         raise ValueError(f"{text!r} must be an absolute path")
+    _require_text(text)
     return path
+
+
+def _require_text(folder: str) -> None:
+    """Where footage goes is stored as text. Raises ``ValueError``."""
+    try:
+        folder.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{folder!a} must be valid UTF-8") from None
 
 
 def _card_roots(text: str) -> tuple[str, ...]:
@@ -297,10 +306,7 @@ def _destinations(text: str) -> tuple[str, ...]:
     if len(set(folders)) > MAX_DESTINATIONS:
         raise ValueError(f"{len(set(folders))} folders are more than {MAX_DESTINATIONS}")
     for folder in folders:
-        try:
-            folder.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{folder!a} must be valid UTF-8") from None
+        _require_text(folder)
     return tuple(dict.fromkeys(folders))
 
 

@@ -330,6 +330,10 @@ class Cards(Protocol):
         """
         ...
 
+    def has_volume(self, serial: str) -> bool:
+        """Whether the system knows a volume by this serial number (see ``key_of_card``)."""
+        ...
+
 
 MAX_UNFINISHED = 100
 """A card that fails more often than that has left nothing in the oldest of its jobs' folders."""

@@ -171,8 +171,9 @@ def _line(
         is_settled=True,
     )
     if found is None:
-        read = record.get("read", {}).get(shown(file.path))
-        found = [c for c in copies if [c.file.hash_name, c.file.hash] == read]
+        read = record.get("read", {}).get(shown(file.path), ())
+        hashes_read = dict(zip(read[::2], read[1::2], strict=True))
+        found = [c for c in copies if hashes_read.get(c.file.hash_name) == c.file.hash]
     hashes: list[tuple[str, str]] = []
     for copy in found:
         hashes += [(copy.file.hash_name, copy.file.hash), *copy.file.further]

@@ -12,7 +12,7 @@ from application.hold import Hold
 from application.json_values import contents_hash, json_object
 from application.ports import Cards, Clock, Executions, Ids, Threads
 from application.views import ExecutionView
-from domain.card_keys import key_of_card
+from domain.card_keys import is_serial, key_of_card
 from domain.errors import InvalidInput
 from domain.execution import Execution
 
@@ -100,11 +100,16 @@ class Trigger:
                     field=AGAIN,
                 )
             sd_path = payload[CARD_PATH]
-            located = await self._threads.run(
-                lambda: self._cards.locate(sd_path, anywhere=anywhere)
+            serial = _serial_seen(payload)
+            located, is_seen = await self._threads.run(
+                lambda: (
+                    self._cards.locate(sd_path, anywhere=anywhere),
+                    serial is not None and self._cards.has_volume(serial),
+                )
             )
             payload[CARD_PATH] = located
-            card_key = key_of_card(located, _serial_seen(payload))
+            # Where we see no serial numbers, the scan couldn't tell these cards apart either.
+            card_key = key_of_card(located, serial if is_seen else None)
         if (check := pipeline.check) is not None:
             await self._threads.run(lambda: check(payload))
         # The client's own contents: the same message is the same on a server with another library.
@@ -129,10 +134,11 @@ class Trigger:
         return TriggerAnswer(view, triggered.duplicate)
 
 
-def _serial_seen(payload: Mapping[str, Any]) -> object:
+def _serial_seen(payload: Mapping[str, Any]) -> str | None:
     """What the detector says that the card's volume calls itself."""
     volume = payload.get(VOLUME)
-    return volume.get("uuid") if isinstance(volume, Mapping) else None
+    serial = volume.get("uuid") if isinstance(volume, Mapping) else None
+    return serial if is_serial(serial) else None
 
 
 def check_message_id(value: object) -> str:

@@ -116,10 +116,23 @@ SAME_TIME_NS = 2_000_000_000
 QUARTER_HOUR_NS = 900 * 1_000_000_000
 DAY_NS = 96 * QUARTER_HOUR_NS
 
+LAST_TIME_NS = 2**63 - 1
+"""In the year 2262; as long before the epoch, in 1677, is the first. Databases hold no more."""
+
+
+def kept_time(mtime_ns: int) -> int:
+    """The time that is kept of a file: file systems hold some that are further away."""
+    return max(-LAST_TIME_NS, min(mtime_ns, LAST_TIME_NS))
+
+
+def is_time_kept(mtime_ns: int) -> bool:
+    """Whether this is the file's own time, rather than the nearest one that can be kept."""
+    return abs(mtime_ns) < LAST_TIME_NS
+
 
 def same_time(one_ns: int, other_ns: int) -> bool:
-    """Whether two modification times are one, as far as any card keeps them."""
-    return abs(one_ns - other_ns) <= SAME_TIME_NS
+    """Whether two modification times are one, as far as any card, and we, keep them."""
+    return abs(one_ns - other_ns) <= SAME_TIME_NS or kept_time(one_ns) == kept_time(other_ns)
 
 
 def same_moment(one_ns: int, other_ns: int, *, tolerance_ns: int = SAME_TIME_NS) -> bool:
@@ -129,7 +142,7 @@ def same_moment(one_ns: int, other_ns: int, *, tolerance_ns: int = SAME_TIME_NS)
     shifts every time on the card by whole quarter hours, up to a day. That makes two
     files candidates for being one and the same; only their bytes can decide.
     """
-    apart_ns = abs(one_ns - other_ns)
+    apart_ns = abs(kept_time(one_ns) - kept_time(other_ns))
     beyond_ns = apart_ns % QUARTER_HOUR_NS
     return (
         apart_ns <= DAY_NS + tolerance_ns
@@ -188,7 +201,7 @@ class CardFile:
     """One entry of a card's inventory.
 
     path: relative to the card's root, parts separated by ``/``.
-    mtime_ns: since the epoch, as the file system told it.
+    mtime_ns: since the epoch, as the file system told it; or the nearest ``kept_time``.
     clip: the clip that it belongs to, by the path of the clip's first media file.
     problem: what a person has to know of it: why it is left out, can't be read or
         can't be played.

@@ -11,7 +11,8 @@ Which copies are a file's (``copies_of``)
     is the same is as good. Where none of these is there, the copy step has compared hashes:
     a file that is as the scan found it, in a job that was copied to its end, is one of the
     copies with its path and size. If those all have one hash, that is it; if not, only
-    reading the file can tell.
+    reading the file can tell. So it is where all that a destination has are rows under
+    another kind of hash.
 """
 
 from __future__ import annotations
@@ -224,7 +225,12 @@ def copies_of(
         return None
     if not contents and alike:
         return None
-    return [copy for copy in alike if (copy.file.hash_name, copy.file.hash) in contents]
+    same = [copy for copy in alike if (copy.file.hash_name, copy.file.hash) in contents]
+    names = {copy.file.hash_name for copy in same}
+    places = {copy.destination for copy in same}
+    if any(c.file.hash_name not in names and c.destination not in places for c in alike):
+        return None
+    return same
 
 
 def _reasons(each: Examined, destinations: Collection[str]) -> Iterable[Reason]:

@@ -58,6 +58,12 @@ def test_a_layout_that_could_not_hold_a_card_is_refused(text: str) -> None:
     assert refused.value.field == "RUSHES_LAYOUT"
 
 
+@pytest.mark.parametrize("text", ["footage", "./footage", "/footage/\udcff"])
+def test_a_library_that_could_not_be_stored_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="RUSHES_LIBRARY"):
+        Settings.load({}, {"RUSHES_LIBRARY": text})
+
+
 def test_the_layout_is_a_folder_a_job_or_what_is_asked_for() -> None:
     assert Settings.load({}, {}).layout == "{date}_{card}"
     assert Settings.load({}, {"RUSHES_LAYOUT": "{date}/{clip}"}).layout == "{date}/{clip}"

@@ -22,7 +22,7 @@ from domain.errors import (
     Unavailable,
 )
 from tests.fakes.engine import LIBRARY, Engine
-from tests.fakes.world import ManualDispatcher
+from tests.fakes.world import AllCards, ManualDispatcher
 
 
 @step()
@@ -191,6 +191,22 @@ async def test_a_card_path_is_stored_in_one_spelling(engine: Engine) -> None:
     }
     again = await engine.trigger("card", {"sd_path": "/media/./A001"})
     assert (again.duplicate, again.execution.id) == ("card", answer.execution.id)
+
+
+async def test_the_next_card_in_a_slot_is_told_from_the_last_one_where_we_see_both_s_numbers(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def announced(serial: object) -> str | None:
+        data = {"sd_path": "/media/A001", "volume": {"uuid": serial}}
+        return (await engine.trigger("card", data)).duplicate
+
+    assert await announced("1AF3-00C2") is None
+    assert await announced("1AF3-00C2") == "card"
+    assert await announced(None) == await announced("no number") == "card"
+    monkeypatch.setattr(AllCards, "has_volume", lambda cards, serial: False)
+    assert await announced("9C1F-23AB") == "card", "the scan would take either for the other"
+    monkeypatch.undo()
+    assert await announced("9C1F-23AB") is None
 
 
 async def test_a_card_s_footage_stays_with_the_library_that_it_was_triggered_for(

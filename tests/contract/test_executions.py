@@ -196,7 +196,11 @@ async def test_other_cards_are_no_duplicates(store: Store, key: str, other: str)
 
 @pytest.mark.parametrize(
     ("key", "other"),
-    [("path:/x", "volume:A path:/x"), ("volume:A path:/x", "path:/x")],
+    [
+        ("path:/x", "volume:A path:/x"),
+        ("volume:A path:/x", "path:/x"),
+        ("volume:A path:/x", "volume:A path:/y"),
+    ],
 )
 async def test_what_may_be_the_card_under_way_is_taken_for_it(
     store: Store, key: str, other: str

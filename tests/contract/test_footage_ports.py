@@ -518,6 +518,16 @@ async def test_only_a_running_attempt_records_and_otherwise_nothing_is(
     assert await known(footage, file(b"C1.MP4")) == {}
 
 
+async def test_a_destinations_mount_point_is_the_one_that_was_kept_last(footage: Footage) -> None:
+    assert await footage.call(footage.ledger.mount_point, "/lib") is None
+    for path in (b"/", b"/mnt/\xff", b"/mnt"):
+        await footage.call(footage.ledger.keep_mount_point, "/lib", path)
+        assert await footage.call(footage.ledger.mount_point, "/lib") == path
+    await footage.call(footage.ledger.keep_mount_point, "/lib/below", b"/other")
+    assert await footage.call(footage.ledger.mount_point, "/lib") == b"/mnt"
+    assert await footage.call(footage.ledger.mount_point, "/li") is None
+
+
 # -- the verdict on a job's card -------------------------------------------------
 
 

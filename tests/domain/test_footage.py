@@ -10,9 +10,12 @@ from domain.footage import (
     COPIED_KINDS,
     DAY_NS,
     FILE_KINDS,
+    LAST_TIME_NS,
     QUARTER_HOUR_NS,
     FileKind,
     is_junk,
+    is_time_kept,
+    kept_time,
     kind_of,
     same_moment,
     same_time,
@@ -202,3 +205,18 @@ def test_one_time_is_always_one_moment(one: int, other: int) -> None:
     assert same_moment(one, other) == same_moment(other, one)
     if same_time(one, other):
         assert same_moment(one, other)
+
+
+@given(st.integers(-(2**70), 2**70))
+def test_a_file_s_time_is_the_one_that_is_kept_of_it(mtime_ns: int) -> None:
+    kept = kept_time(mtime_ns)
+    assert -(2**63) < kept < 2**63
+    assert kept == mtime_ns or not is_time_kept(kept)
+    assert same_time(mtime_ns, kept)
+    assert same_moment(kept, mtime_ns)
+
+
+def test_times_near_the_last_one_are_told_apart() -> None:
+    assert not same_time(LAST_TIME_NS, LAST_TIME_NS - 3 * 10**9)
+    assert not same_time(2**70, -(2**70))
+    assert not same_moment(2**70, -(2**70))

@@ -44,11 +44,12 @@ def copy_of(
     destination: str = "/one",
     folder: bytes = JOB,
     hash: str = "aa",
+    hash_name: str = "xxh64",
     mtime_ns: int | None = None,
     cold: bool = True,
 ) -> VerifiedCopy:
     time = file.mtime_ns if mtime_ns is None else mtime_ns
-    imported = ImportedFile(card.ledger_identity, file.path, file.size_bytes, time, "xxh64", hash)
+    imported = ImportedFile(card.ledger_identity, file.path, file.size_bytes, time, hash_name, hash)
     return VerifiedCopy(imported, destination, folder + b"/" + file.path, NOON, cold)
 
 
@@ -280,3 +281,13 @@ def test_rows_of_one_volume_that_disagree_are_for_the_bytes_to_tell() -> None:
     # Unless this very job has made one of them.
     own = copy_of(hash="bb")
     assert known(one, other, own) == [other, own]
+
+
+def test_a_row_under_another_hash_is_for_the_bytes_to_tell_where_there_is_no_other() -> None:
+    """The hashes were changed, and a destination was added."""
+    before = copy_of(folder=b"then")
+    own = copy_of(destination="/two", hash="bb", hash_name="md5")
+    assert known(before, own) is None
+    # On a disk that has one under the right hash as well, nothing hangs on the other.
+    own_too = copy_of(hash="bb", hash_name="md5")
+    assert known(before, own, own_too) == [own, own_too]

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -18,6 +19,8 @@ from tests.adapters.detector.mounting import Mounts, mounting
 from tests.cards import files_below, gopro_card
 from tests.e2e.server import DEADLINE_S, RUSHES, Server, eventually
 from tests.e2e.test_bad_input import unprivileged
+from tests.e2e.test_volumes import card as card_with_serial
+from tests.e2e.test_volumes import named
 
 INSERTED = "detector:sd_inserted"
 REMOVED = "detector:sd_removed"
@@ -226,6 +229,7 @@ def test_what_a_server_missed_it_is_told_once_whatever_was_killed_meanwhile(
     server = start_server(RUSHES_PORT=port, RUSHES_CARD_ROOTS=str(mounts.root))
     eventually(lambda: detector.kept[0]["state"], lambda state: state == "accepted")
     assert message_ids(server, mounts) == [kept["data"]["message_id"]]
+    detector.says("A: completed")
     server.kill()
     detector.kill()
 
@@ -244,10 +248,8 @@ def test_a_detector_that_comes_back_notices_what_happened_while_it_was_away(
     detector.start(server.http)
     for name in ("stays", "goes", "changes"):
         gopro_card(mounts.put(name))
-    detector.says("accepted", times=3)
+    detector.says("completed", times=3)  # at the same path it would be taken for its card
     before = message_ids(server, mounts)
-    for execution in announced(server, mounts):
-        server.ended(execution["execution_id"])  # at the same path it would be taken for its card
     detector.kill()
     mounts.take("goes")
     mounts.take("changes")
@@ -261,7 +263,7 @@ def test_a_detector_that_comes_back_notices_what_happened_while_it_was_away(
     assert set(before) < set(after)
 
 
-def test_a_detector_that_is_killed_at_any_point_announces_each_card_once(
+def test_a_detector_that_is_killed_at_any_point_announces_each_card_and_hears_its_end(
     server: Server, detector: Detector, mounts: Mounts
 ) -> None:
     points = ["mounted", "a card", "accepted"]
@@ -272,9 +274,70 @@ def test_a_detector_that_is_killed_at_any_point_announces_each_card_once(
         detector.kill()
     detector.start(server.http)
     detector.says("connected", times=2)
-    eventually(lambda: [each["state"] for each in detector.kept], lambda s: s == ["accepted"] * 3)
-    places = sorted(each["execution_data"]["sd_path"] for each in announced(server, mounts))
-    assert places == [str(mounts.path(f"card-{number}")) for number in range(3)]
+    eventually(lambda: [each["state"] for each in detector.kept], lambda s: s == ["ended"] * 3)
+    places = {each["execution_data"]["sd_path"] for each in announced(server, mounts)}
+    assert places == {str(mounts.path(f"card-{number}")) for number in range(3)}
+    before = message_ids(server, mounts)
+    detector.kill()
+    detector.start(server.http)
+    detector.says("connected", times=3)
+    gopro_card(mounts.put("last"))
+    detector.says("last: completed")
+    assert len(message_ids(server, mounts)) == len(before) + 1
+
+
+def copied(execution: dict[str, Any]) -> dict[str, bytes]:
+    return files_below(Path(execution["execution_data"]["job_folder"]))
+
+
+def test_a_card_that_is_back_before_its_execution_has_ended_gets_another_one(
+    start_server: Callable[..., Server], detector: Detector, mounts: Mounts
+) -> None:
+    server = start_server(RUSHES_CARD_ROOTS=str(mounts.root))
+    server.request("POST", "/api/engine/pause")
+    detector.start(server.http)
+    gopro_card(mounts.put("A"), clips=1)
+    detector.says("A: accepted")
+    (first,) = announced(server, mounts)
+    mounts.take("A")
+    detector.says("A: removed")
+    footage = gopro_card(mounts.put("A"), clips=2)
+    detector.says("A: accepted", "at work on this card already")
+    server.request("POST", f"/api/pipeline/{first['execution_id']}/cancel")
+    detector.says("A: announced again")
+    server.request("POST", "/api/engine/resume")
+    detector.says("A: completed")
+    (second,) = [e for e in announced(server, mounts) if e["id"] != first["id"]]
+    assert copied(second) == footage
+    mounts.take("A")
+    eventually(lambda: detector.kept, lambda kept: kept == [])
+
+
+def test_a_card_that_was_away_with_its_detector_is_copied_when_both_are_back(
+    start_server: Callable[..., Server], detector: Detector, mounts: Mounts, tmp_path: Path
+) -> None:
+    """As after a power cut: the server is up before the card is mounted, the detector after."""
+    server = start_server(RUSHES_CARD_ROOTS=str(mounts.root))
+    server.request("POST", "/api/engine/pause")
+    folder = mounts.path("A")
+    with card_with_serial(tmp_path / "disk", folder, str(uuid4()), is_named=False) as mount:
+        with named(mount):
+            footage = gopro_card(folder)
+            detector.start(server.http)
+            detector.says("A: accepted")
+            detector.kill()
+            mount.take_out()
+        server.request("POST", "/api/engine/resume")
+        (first,) = announced(server, mounts)
+        assert server.ended(first["execution_id"])["status"] == "failed"
+        mount.put_in(folder)
+        with named(mount):
+            detector.start(server.http)
+            detector.says("A: the card that was there before")
+            detector.says("A: completed")
+        (second,) = [e for e in announced(server, mounts) if e["id"] != first["id"]]
+        assert copied(second) == footage
+        detector.kill()
 
 
 def test_a_service_that_is_restarted_knows_its_cards_in_its_next_namespace(
@@ -407,6 +470,8 @@ def test_a_server_can_watch_for_cards_itself(
         detector.environment["RUSHES_DATABASE_URL"] = server.environment["RUSHES_DATABASE_URL"]
         assert detector.start(server.http).wait(DEADLINE_S) == 1
         detector.says("another detector")
+        memory = server.place / "rushes.db.detector"
+        eventually(memory.read_text, lambda kept: '"state":"ended"' in kept)
         server.kill()
     server.start()
     with server.client("frontend") as frontend:

@@ -170,3 +170,14 @@ def test_a_card_that_was_not_taken_in_is_not_safe(tmp_path: Path) -> None:
     without = rushes("report", "1")
     assert without.returncode == 1
     assert "job 1 has not come to its verdict" in without.stderr
+
+
+def test_an_empty_folder_is_no_card_that_may_be_formatted(tmp_path: Path) -> None:
+    """As it lies there while the card isn't mounted."""
+    rushes = CommandLine(tmp_path)
+    (tmp_path / "CARD").mkdir()
+    told = rushes("ingest", str(tmp_path / "CARD"))
+    assert told.returncode == 1
+    assert told.stdout.splitlines()[-1] == (
+        "NOT safe to format: nothing is there: is the card mounted?"
+    )

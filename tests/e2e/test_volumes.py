@@ -17,6 +17,7 @@ import pytest
 from adapters.system import name_of_device
 from tests.cards import SHOT_AT, contents, files_below
 from tests.e2e.server import Message, Server, eventually
+from tests.faulty_card import FAIL, Fault, faulty_card
 from tests.filesystems import EXT4, MEBIBYTE, Mount, formatted, require
 
 NAMES = [f"DCIM/100CANON/IMG_{number:04}.JPG" for number in range(1, 5)]
@@ -81,9 +82,9 @@ def named(mount: Mount) -> Iterator[None]:
         yield
 
 
-def shoot(folder: Path, said: str, names: list[str] = NAMES) -> dict[str, bytes]:
+def shoot(folder: Path, said: str, names: list[str] = NAMES, size: int = 5_000) -> dict[str, bytes]:
     """Recordings whose names, sizes and times don't tell what was recorded."""
-    footage = {name: contents(f"{said} {name}", 5_000) for name in names}
+    footage = {name: contents(f"{said} {name}", size) for name in names}
     for name, data in footage.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
@@ -251,3 +252,65 @@ def test_a_copied_card_in_a_second_reader_is_read_before_anything_is_known(
         assert told(taken_in(server, original.folder)) == (1, 0, 4, 0)
     assert first["safe_to_format"]
     assert in_library(server, second) == own
+
+
+def test_a_verdict_that_is_asked_for_after_a_format_is_no_word_on_the_new_footage(
+    start_server: Callable[..., Server], tmp_path: Path, serial: str
+) -> None:
+    server = start_server()
+    folder = server.cards / "formatted"
+    with card(tmp_path / "1", folder, serial):
+        shoot(folder, "monday")
+        first = server.ended(server.announce(folder, "monday")["data"]["execution_id"])
+        assert first["execution_data"]["safe_to_format"]
+        assert judged_again(server, first)["safe_to_format"]
+        # The camera was short of room.
+        (folder / NAMES[0]).unlink()
+        assert judged_again(server, first)["safe_to_format"]
+    with card(tmp_path / "2", folder, serial):
+        tuesday = shoot(folder, "tuesday")
+        judged = judged_again(server, first)
+        assert not judged["safe_to_format"]
+        assert judged["verdict"]["words"] == (
+            f"NOT safe to format: the card at {folder} was filled anew since it was scanned: a "
+            "recording on it has the name, size and time of a known one, but other bytes; a new "
+            "run scans what is there"
+        )
+        second = taken_in(server, folder)
+        assert second["safe_to_format"]
+        assert in_library(server, second) == tuesday
+
+
+def judged_again(server: Server, execution: Mapping[str, Any]) -> dict[str, Any]:
+    again = server.request(
+        "POST", f"/api/pipeline/{execution['uuid']}/rerun", json={"from_step": "verdict"}
+    )
+    assert again.status_code == 201, again.text
+    return ended(server, again.json()["execution_id"])
+
+
+def test_a_retry_after_a_format_takes_nothing_on_the_new_card_for_copied(
+    start_server: Callable[..., Server], tmp_path: Path, serial: str
+) -> None:
+    with faulty_card(tmp_path / "disk", tmp_path / "mounted") as disk:
+        server = start_server(RUSHES_LIBRARY=str(disk.folder / "library"))
+        folder = server.cards / "formatted"
+        with card(tmp_path / "1", folder, serial):
+            monday = shoot(folder, "monday", size=1_200_000)
+            disk.set(Fault("write", "library/", FAIL, at=1_000_000, after=2))
+            failed = server.ended(server.announce(folder, "monday")["data"]["execution_id"])
+            assert failed["status"] == "failed"
+            disk.set()
+            arrived = files_below(disk.folder / "library")
+            assert 0 < len(set(arrived.values()) & set(monday.values())) < 4
+        with card(tmp_path / "2", folder, serial):
+            tuesday = shoot(folder, "tuesday", size=1_200_000)
+            retry = f"/api/pipeline/{failed['execution_id']}/retry"
+            assert server.request("POST", retry).status_code == 202
+            refused = server.ended(failed["execution_id"])
+            assert refused["status"] == "failed"
+            assert "was filled anew since it was scanned" in refused["error_message"]
+            assert not set(files_below(disk.folder / "library").values()) & set(tuesday.values())
+            taken = taken_in(server, folder)
+            assert taken["safe_to_format"], taken["verdict"]
+            assert files_below(disk.folder / "library" / taken["job_name"]) == tuesday

@@ -179,6 +179,7 @@ class MemoryLedger:
     def __init__(self, fence: Fence, *, cancelled: Fence = lambda attempt: False) -> None:
         self._fence: Fence = lambda attempt: fence(attempt) or cancelled(attempt)
         self._copies: dict[tuple[ImportedFile, str, bytes], tuple[int, VerifiedCopy]] = {}
+        self._mount_points: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
     @property
@@ -202,3 +203,11 @@ class MemoryLedger:
             _refuse_unless_running(self._fence, attempt)
             for copy in copies:
                 self._copies.setdefault((copy.file, copy.destination, copy.path), (job_id, copy))
+
+    def mount_point(self, destination: str) -> bytes | None:
+        with self._lock:
+            return self._mount_points.get(destination)
+
+    def keep_mount_point(self, destination: str, path: bytes) -> None:
+        with self._lock:
+            self._mount_points[destination] = path

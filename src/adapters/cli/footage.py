@@ -35,7 +35,8 @@ def ingest(
     """Copy and verify the card at CARD, and show how it goes.
 
     Uses the server that runs, or starts one for as long as this takes. If it is
-    interrupted, it goes on when Rushes is started the next time.
+    interrupted, it goes on when Rushes is started the next time. Exit code 1 also if CARD
+    is empty and not safe to format, as a folder is that no card is mounted at.
     """
     path = os.path.realpath(card)
     try:
@@ -72,7 +73,13 @@ def ingest(
         )
         if answer["duplicate"] == "card" and not as_json:
             click.echo("This card is under way already; showing that.", err=True)
-        return follow(client, attached, answer["execution_id"], as_json=as_json)
+        execution_id = answer["execution_id"]
+        exit_code = follow(client, attached, execution_id, as_json=as_json)
+        if exit_code != COMPLETED:
+            return exit_code
+        found = client.get(path_of(execution_id))["execution_data"]
+        is_nothing = found.get("file_count") == 0 and found.get("safe_to_format") is False
+        return FAILED if is_nothing else COMPLETED
 
 
 @click.command()

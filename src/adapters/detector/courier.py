@@ -4,6 +4,9 @@ One message is under way at a time and is answered before the next is sent, so a
 always has its question. A server that says no for good is believed and its words are
 shown; one that says "not now" is asked again. Anything else (a lost connection, no
 answer) means the same message once more.
+
+Ends of executions are heard all the time and acted on between two messages: then it is
+known which execution each message has, in whatever order a server tells it.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import contextlib
 import logging
 import random
 import ssl
+from collections import deque
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -96,6 +100,7 @@ class Courier:
         self._answer: asyncio.Future[tuple[str, Mapping[str, Any]]] | None = None
         self._put_off: dict[tuple[str, str], tuple[int, float]] = {}
         self._expected: dict[str, str] = {}
+        self._ends: deque[tuple[str, Mapping[str, Any]]] = deque()
         self._told: set[type[Exception]] = set()
         self.offline: str | None = "it has not been reached yet"
         self.refused = 0
@@ -169,10 +174,8 @@ class Courier:
                 assert self._answer is not None
                 self._answer.set_result((kind, data))
         elif kind in ENDS:
-            for name in (data.get("message_id"), data.get("execution_id")):
-                card = self._expected.pop(name, None) if isinstance(name, str) else None
-                if card is not None:
-                    self._say(f"{card}: {ENDS[kind]}{_why(data)}")
+            self._ends.append((ENDS[kind], data))
+            self._outbox.grown.set()
 
     # -- out ---------------------------------------------------------------------------
 
@@ -186,8 +189,12 @@ class Courier:
         self._say(f"connected to {self._url}")
         self.offline = None
         self._told.clear()
+        for insertion in await self._outbox.missed_ends():
+            self._say(f"{_shown(insertion.sd_path)}: announced again")
         while True:
             self._outbox.grown.clear()
+            while self._ends:
+                await self._ended(*self._ends.popleft())
             waiting = self._outbox.unsent()
             ready = [m for m in waiting if self._offered_at(m) <= loop.time()]
             if not ready:
@@ -220,14 +227,15 @@ class Courier:
     async def _settle(self, message: Message, kind: str, data: Mapping[str, Any]) -> None:
         name = _shown(message.insertion.sd_path)
         code, why = _shown(str(data.get("code"))), _shown(str(data.get("message")))
-        accepted = kind == "detector:accepted"
+        accepted, by = kind == "detector:accepted", None
         if message.type == REMOVED:
             if not accepted:
                 # Only news for those who look: a server that doesn't know it misses nothing.
                 log.info("%s: the server takes no word of its removal: %s", name, why)
         elif accepted:
             execution = str(data.get("execution_id"))
-            if data.get("duplicate") == "card":  # another message's execution
+            if data.get("duplicate") == "card":
+                by = execution
                 self._expect(execution, name)
             self._say(f"{name}: accepted, execution {_shown(execution)}{_duplicate(data)}")
         elif code in REFUSED_FOR_GOOD:
@@ -237,7 +245,28 @@ class Courier:
             self._put_it_off(message, f"{name}: the server doesn't take it now: {why} ({code})")
             return
         self._put_off.pop(_which(message), None)
-        await self._outbox.settle(message, accepted=accepted)
+        await self._outbox.settle(message, accepted=accepted, by=by)
+        if message.type == INSERTED and accepted and data.get("duplicate") == "message":
+            # The first answer was lost. It may have named another message's execution, whose
+            # end may have been told by now: only a new message finds out.
+            await self._outbox.announce_again([message.insertion])
+            self._put_off[_which(message)] = (0, asyncio.get_running_loop().time() + AGAIN_S[0])
+
+    async def _ended(self, how: str, data: Mapping[str, Any]) -> None:
+        """An execution has ended, whoever began it."""
+        execution, message_id = str(data.get("execution_id")), data.get("message_id")
+        again = await self._outbox.ended(
+            execution,
+            message_id if isinstance(message_id, str) else None,
+            completed=how == "completed",
+        )
+        names = (message_id, execution)
+        cards = [self._expected.pop(name, None) for name in names if isinstance(name, str)]
+        for card in dict.fromkeys(filter(None, cards)):
+            self._say(f"{card}: {how}{_why(data)}")
+        for insertion in again:
+            name = _shown(insertion.sd_path)
+            self._say(f"{name}: announced again, now that execution {_shown(execution)} has ended")
 
     def _put_it_off(self, message: Message, why: str) -> None:
         times, _ = self._put_off.get(_which(message), (0, 0.0))

@@ -28,6 +28,7 @@ from adapters.detector.watch import (
     Event,
     Ready,
     Removed,
+    Stayed,
     Vanished,
     Waiting,
     Watch,
@@ -72,6 +73,7 @@ class Detector:
         self._blind = False
         self._seen = False
         self._unannounced = 0
+        self._stays = True
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -80,13 +82,19 @@ class Detector:
             tasks.create_task(self._look_after())
 
     async def once(self) -> bool:
-        """Announce what is there now; whether a server has taken all of it."""
+        """Announce what is there now; whether a server has taken all of it.
+
+        What became of a card is heard by who stays, so it isn't asked of those that were
+        announced before.
+        """
+        self._stays = False
         loop = asyncio.get_running_loop()
         deadline = loop.time() + ONCE_S
         working = asyncio.create_task(self.run())
         try:
             while loop.time() < deadline and not working.done():
-                if self._seen and self._watch.settled and self._outbox.idle:
+                told = self._outbox.idle and not self._outbox.waiting
+                if self._seen and self._watch.settled and told:
                     return not (self._courier.refused or self._unannounced)
                 await asyncio.wait({working}, timeout=0.05)
         finally:
@@ -94,6 +102,12 @@ class Detector:
             await asyncio.gather(working, return_exceptions=True)
         for mount, problem in self._watch.unsettled:
             log.error("%s: not announced: %s", _name(mount), problem)
+        for insertion in self._outbox.waiting:
+            log.error(
+                "%s: the server is still at work on an earlier insertion of this card; it is "
+                "announced again the next time",
+                shown(os.fsencode(insertion.sd_path)),
+            )
         for message in self._outbox.unsent():
             log.error(
                 "%s: the server has not taken it (%s); it is kept for the next time",
@@ -168,9 +182,12 @@ class Detector:
                 case Ready(mount, found, str(before)):
                     if await self._outbox.recognise(before, mount.key, found.state):
                         self._say(f"{_name(mount)}: the card that was there before")
+                        await self._resume(mount)
                     else:
                         await self._handle([Removed(before, mount.path)])
                         await self._announce(mount, found)
+                case Stayed(mount):
+                    await self._resume(mount)
                 case Waiting(mount, why):
                     log.warning("%s: not announced yet: %s", _name(mount), why)
                 case Vanished(mount):
@@ -178,6 +195,10 @@ class Detector:
                 case Removed(_, path):
                     self._say(f"{shown(os.fsencode(path))}: removed")
                     await self._outbox.remove(event)
+
+    async def _resume(self, mount: Mount) -> None:
+        if await self._outbox.resume(mount.key, unheard=self._stays):
+            self._say(f"{_name(mount)}: announced again: what became of it was not heard")
 
     async def _announce(self, mount: Mount, found: Look) -> None:
         try:

@@ -16,12 +16,9 @@ what it finds anew: better twice than never.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import functools
 import os
 import re
 import select
-import struct
 import sys
 import uuid
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -29,6 +26,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import psutil
+
+from adapters.system import mount_id_of
 
 REMOVABLE = frozenset(
     {
@@ -47,14 +46,6 @@ CHECK_S = 30.0
 Wanted = Callable[[str, str, bool], bool]
 """``(path, fs_type, removable)``: whether a mount may be a card."""
 
-_AT_FDCWD = -100
-_AT_SYMLINK_NOFOLLOW = 0x100
-_AT_NO_AUTOMOUNT = 0x800
-_AT_STATX_DONT_SYNC = 0x4000
-_STATX_MNT_ID_UNIQUE = 0x4000
-_STATX_BYTES = 256
-_STX_MNT_ID = 144
-
 
 @dataclass(frozen=True, slots=True)
 class Mount:
@@ -62,7 +53,8 @@ class Mount:
 
     key: tells this mounting from every other one.
     path: where, as the system's own calls take it (``os.fsencode`` gives its bytes).
-    device: what, as the system calls it. number: its ``st_dev``; None where that isn't known.
+    device: what, as the system calls it. number: its ``st_dev``, but for btrfs, whose
+    subvolumes have their own; None where that isn't known. mount_id: its number in the table.
     """
 
     key: str
@@ -70,6 +62,7 @@ class Mount:
     device: str
     number: int | None
     fs_type: str
+    mount_id: int | None = None
 
 
 class MountTable(Protocol):
@@ -188,12 +181,13 @@ class LinuxMounts:
                     device=entry.device,
                     number=entry.number,
                     fs_type=entry.fs_type,
+                    mount_id=entry.mount_id,
                 )
             )
         return found
 
     def _key(self, entry: _Entry) -> str:
-        unique = _unique_mount_id(entry.path)
+        unique = mount_id_of(entry.path, unique=True)
         if unique is None or self._boot is None:
             return self._sightings.key(entry)
         return f"{self._boot}:{unique}"
@@ -300,26 +294,6 @@ def _unescaped(field: bytes) -> str:
     """Blanks, tabs, line ends, ``#`` and backslashes stand there as three octal digits."""
     raw = re.sub(rb"\\([0-3][0-7]{2})", lambda octal: bytes([int(octal[1], 8)]), field)
     return os.fsdecode(raw)
-
-
-def _unique_mount_id(path: str) -> int | None:
-    """What the kernel gives to no mount twice; None where it doesn't say."""
-    statx = getattr(_libc(), "statx", None)
-    if statx is None:
-        return None
-    answer = ctypes.create_string_buffer(_STATX_BYTES)
-    # What is known already: a card that doesn't answer must not hold us up.
-    flags = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT | _AT_STATX_DONT_SYNC
-    if statx(_AT_FDCWD, os.fsencode(path), flags, _STATX_MNT_ID_UNIQUE, answer) != 0:
-        return None
-    (mask,) = struct.unpack_from("=I", answer.raw, 0)
-    (mount_id,) = struct.unpack_from("=Q", answer.raw, _STX_MNT_ID)
-    return int(mount_id) if mask & _STATX_MNT_ID_UNIQUE else None
-
-
-@functools.cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
 
 
 def _boot_id() -> str | None:

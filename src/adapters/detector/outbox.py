@@ -8,6 +8,17 @@ Cards that are in and announced stay in the file until they have gone. That is h
 detector that is started again knows which it has announced, and notices those that were
 taken out while it was away.
 
+A card is announced again, as a new message, where the old one may have brought nothing:
+
+* It was answered with the execution of another message, mostly because the card was out
+  for a moment. That execution saw what was on the card before, so when it has ended, or
+  may have (the connection was lost), the card's own turn has come.
+* What became of it was never heard, and this is a new start. The execution may have failed
+  because the card was away as well.
+
+In both cases only while the card is in. If all on it is in the library by then, that costs
+a scan.
+
 The file is written beside and renamed, and synced before the new one counts. One
 detector has it: the lock is the operating system's and goes with the process.
 """
@@ -20,7 +31,7 @@ import logging
 import os
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,14 +58,18 @@ class Insertion(msgspec.Struct):
 
     key: of its mounting. data: of the message that announces it, word for word.
     look: what tells it from other cards, and from itself with more on it.
-    state: of that message. removed: whether the card has gone since.
+    state: of that message; waiting: it was answered with the execution of another one, and
+    that has not ended; ended: so has its execution, however. removed: whether the card has
+    gone since. known_as: the message_id under which a server has taken it, if possible the
+    one that it made an execution for; another than the message's if that came later.
     """
 
     key: str
     data: dict[str, Any]
     look: str
-    state: Literal["unsent", "accepted", "refused"] = "unsent"
+    state: Literal["unsent", "accepted", "waiting", "ended", "refused"] = "unsent"
     removed: bool = False
+    known_as: str | None = None
 
     @property
     def message_id(self) -> str:
@@ -81,7 +96,8 @@ class Message(msgspec.Struct, frozen=True):
     def encode(self) -> str:
         data = self.insertion.data
         if self.type == REMOVED:
-            data = {"message_id": self.message_id, "sd_path": self.insertion.sd_path}
+            known_as = self.insertion.known_as or self.message_id
+            data = {"message_id": known_as, "sd_path": self.insertion.sd_path}
         return msgspec.json.encode({"type": self.type, "data": data}).decode()
 
 
@@ -92,6 +108,8 @@ class Outbox:
         self.path = path
         self.grown = asyncio.Event()
         self._insertions: dict[str, Insertion] = {}
+        self._unheard: frozenset[str] = frozenset()
+        self._others: dict[str, str] = {}
         self._unwritten: set[str] = set()
         self._writing = asyncio.Lock()
         self._written = b""
@@ -115,6 +133,11 @@ class Outbox:
         self._lock = fd
         try:
             self._insertions = self._read()
+            self._unheard = frozenset(
+                each.message_id
+                for each in self._insertions.values()
+                if each.state in ("accepted", "waiting")
+            )
         except OSError as error:
             self.close()
             raise Unavailable(f"{self.path} can't be read: {error}") from None
@@ -139,6 +162,15 @@ class Outbox:
         ]
 
     @property
+    def waiting(self) -> list[Insertion]:
+        """Those that are to be announced again when another message's execution has ended."""
+        return [
+            each
+            for each in self._insertions.values()
+            if each.state == "waiting" and not each.removed
+        ]
+
+    @property
     def idle(self) -> bool:
         """Whether there is nothing to be told, and that is written down."""
         return not self._writing.locked() and not any(
@@ -154,7 +186,7 @@ class Outbox:
                 f"{self.path} holds {MAX_INSERTIONS} cards already; once a server has taken "
                 "them, put the card in again"
             )
-        insertion = Insertion(key, {"message_id": f"detector:{uuid.uuid4()}", **data}, look)
+        insertion = Insertion(key, {"message_id": _new_message_id(), **data}, look)
         self._insertions[key] = insertion
         self._unwritten.add(key)
         await self._write()
@@ -174,6 +206,60 @@ class Outbox:
         await self._write()
         return True
 
+    async def resume(self, key: str, *, unheard: bool) -> bool:
+        """The card with this key, announced before this start, is in; whether to announce it
+        again, which is then done.
+
+        unheard: also if only its end was not heard before this start. One that is heard
+        since then counts for nothing: it may have failed because the card was not in yet.
+        """
+        insertion = self._insertions.get(key)
+        if insertion is None or insertion.message_id not in self._unheard:
+            return False
+        if not unheard and insertion.state != "waiting":
+            return False
+        await self.announce_again([insertion])
+        return True
+
+    async def ended(
+        self, execution_id: str, message_id: str | None, *, completed: bool
+    ) -> Sequence[Insertion]:
+        """An execution has ended; the cards that are therefore announced again.
+
+        message_id: the one that it was made for, if any. completed: rather than failed or
+        cancelled.
+        """
+        waiting = [e for e in self.waiting if self._others.get(e.message_id) == execution_id]
+        for each in self._insertions.values():
+            own = message_id is not None and message_id == (each.known_as or each.message_id)
+            # Whoever waits for its own execution asked again after a restart. If that has
+            # failed it may have been for want of the card.
+            if own and (each.state == "accepted" or (each.state == "waiting" and completed)):
+                each.state = "ended"
+        again = [each for each in waiting if each.state == "waiting"]
+        await self.announce_again(again)
+        return again
+
+    async def missed_ends(self) -> Sequence[Insertion]:
+        """Ends may have been told while nobody listened; the cards that are announced again."""
+        again = [each for each in self.waiting if each.message_id in self._others]
+        await self.announce_again(again)
+        return again
+
+    async def announce_again(self, insertions: Sequence[Insertion]) -> None:
+        """As new messages, but for cards that have gone. Whatever has changed is made durable."""
+        staying = [each for each in insertions if not each.removed]
+        for each in staying:
+            self._others.pop(each.message_id, None)
+            each.known_as = each.known_as or each.message_id
+            each.data = {**each.data, "message_id": _new_message_id()}
+            each.state = "unsent"
+        keys = {each.key for each in staying}
+        self._unwritten |= keys
+        await self._write()
+        self._unwritten -= keys
+        self.grown.set()
+
     async def remove(self, removed: Removed) -> None:
         insertion = self._insertions.get(removed.key)
         if insertion is None:
@@ -181,16 +267,29 @@ class Outbox:
         insertion.removed = True
         if insertion.state == "refused":  # nobody waits for it to go
             del self._insertions[removed.key]
+        elif insertion.state == "unsent" and insertion.known_as is not None:
+            insertion.state = "accepted"  # it was to be announced again
         await self._write()
         self.grown.set()
 
-    async def settle(self, message: Message, *, accepted: bool) -> None:
-        """A server has taken the message, or will never take it."""
+    async def settle(self, message: Message, *, accepted: bool, by: str | None = None) -> None:
+        """A server has taken the message, or will never take it.
+
+        by: the execution of another message that it was answered with.
+        """
         insertion = message.insertion
         if message.type == INSERTED:
-            insertion.state = "accepted" if accepted else "refused"
+            if not accepted:
+                insertion.state = "refused"
+            elif by is None:
+                insertion.state, insertion.known_as = "accepted", insertion.message_id
+            else:
+                insertion.state = "waiting"
+                insertion.known_as = insertion.known_as or insertion.message_id
+                self._others[insertion.message_id] = by
         if message.type == REMOVED or (insertion.removed and not accepted):
             self._insertions.pop(insertion.key, None)
+            self._others.pop(insertion.message_id, None)
         await self._write()
 
     # -- the file --------------------------------------------------------------------
@@ -252,6 +351,10 @@ class Outbox:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+
+def _new_message_id() -> str:
+    return f"detector:{uuid.uuid4()}"
 
 
 def _locked(fd: int) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters.detector.mounts import Mount
-from adapters.system import name_of_device
+from adapters.system import mount_id_of, name_of_device
 from domain.footage import is_junk, shown
 
 MAX_ENTRIES = 10_000
@@ -88,11 +88,22 @@ def _opened(mount: Mount) -> Iterator[int | str]:
             raise
         folder = os.open(mount.path, _FOLDER)  # only owners may leave access times alone
     try:
-        if mount.number is not None and os.fstat(folder).st_dev != mount.number:
+        if mount.number is not None and not _is_of(mount, mount.number, folder):
             raise NotMounted(f"{shown(os.fsencode(mount.path))} is something else now")
         yield folder
     finally:
         os.close(folder)
+
+
+def _is_of(mount: Mount, number: int, folder: int) -> bool:
+    """Whether this folder is on it: by its device number, or, if that is no disk's, its own.
+
+    The files of a btrfs have the numbers of their subvolumes, which the table doesn't tell.
+    """
+    if os.fstat(folder).st_dev == number:
+        return True
+    is_anonymous = os.major(number) == 0
+    return is_anonymous and mount.mount_id == mount_id_of(b"", folder) is not None
 
 
 def _room(folder: int | str) -> tuple[int, int]:

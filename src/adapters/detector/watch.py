@@ -48,6 +48,13 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Stayed:
+    """It was ready before a restart, and is there still."""
+
+    mount: Mount
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """It isn't ready yet, and why; said once of a mounting."""
 
@@ -70,7 +77,7 @@ class Removed:
     path: str
 
 
-Event = Appeared | Ready | Waiting | Vanished | Removed
+Event = Appeared | Ready | Stayed | Waiting | Vanished | Removed
 
 
 @dataclass(slots=True)
@@ -123,6 +130,8 @@ class Watch:
             if gone.before is not None:
                 events.append(Removed(gone.before, gone.mount.path))
         for key, mount in there.items():
+            if key in self._ready and self._restarted:
+                events.append(Stayed(mount))
             if key not in self._ready and key not in self._settling:
                 before = in_doubt.get(mount.path)
                 self._settling[key] = _Settling(mount, since=now, look_at=now, before=before)

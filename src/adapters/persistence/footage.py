@@ -34,6 +34,7 @@ from adapters.persistence.executions import MAX_ID, SqlExecutions
 from adapters.persistence.statements import Statement, json_text, time_text
 from adapters.persistence.tables import (
     card_file,
+    destination_disk,
     imported_copy,
     imported_file,
     job,
@@ -340,6 +341,19 @@ class SqlLedger:
                 _record(batch.connection, job_id, copies[start : start + ROWS])
 
         self._executions.writer.run_blocking(work)
+
+    def mount_point(self, destination: str) -> bytes | None:
+        columns = destination_disk.c
+        statement = select(columns.mount_point).where(columns.destination == destination)
+        return self._read(lambda connection: connection.execute(statement).scalar())
+
+    def keep_mount_point(self, destination: str, path: bytes) -> None:
+        statement = (
+            sqlite.insert(destination_disk)
+            .values(destination=destination, mount_point=path)
+            .on_conflict_do_update(index_elements=["destination"], set_={"mount_point": path})
+        )
+        self._executions.writer.run_blocking(lambda batch: batch.connection.execute(statement))
 
 
 def _record(connection: Connection, job_id: int, copies: Sequence[VerifiedCopy]) -> None:

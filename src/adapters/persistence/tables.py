@@ -235,6 +235,14 @@ imported_copy = Table(
     sqlite_autoincrement=True,
 )
 
+destination_disk = Table(
+    "destination_disk",
+    metadata,
+    Column("destination", Text, primary_key=True),
+    Column("mount_point", LargeBinary, nullable=False),
+)
+"""mount_point: of what the destination lay on when it was last used."""
+
 engine_state = Table(
     "engine_state",
     metadata,

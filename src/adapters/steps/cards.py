@@ -16,8 +16,8 @@ Whether the card at a path is still the one that was scanned
 
     - what lies in it is the same, whatever the device: when a card is mounted again
       its device may have another number; or
-    - the device is the same as well, and the folder is no root of a mount: that is
-      one and the same folder, whatever has come into it since.
+    - the device is the same as well, and the folder is no root of a mount or of a
+      subvolume: that is one and the same folder, whatever has come into it since.
 
     With the root of a mount the numbers prove nothing (every FAT root has the same
     inode, and the next card in a slot gets the last one's device), so only what lies
@@ -48,7 +48,7 @@ from adapters.steps.faults import (
     reason,
 )
 from adapters.steps.hashes import Hashes
-from adapters.system import name_of_device
+from adapters.system import mount_id_of, name_of_device
 from domain.errors import InvalidPath
 from domain.footage import Card, is_junk, shown
 
@@ -99,6 +99,9 @@ class FsCards:
         self._roots = tuple(os.path.normpath(root) for root in roots)
         self._disks = disks
         self._devices = devices
+
+    def has_volume(self, serial: str) -> bool:
+        return os.path.lexists(os.path.join(self._disks, "by-uuid", serial))
 
     def locate(self, sd_path: object, *, anywhere: bool = False) -> str:
         if anywhere:
@@ -252,6 +255,7 @@ class OpenCard:
         self.path = path
         self.card = card
         self.device = os.fstat(fd).st_dev
+        self._mount_id = mount_id_of(b"", fd)
         self._folders: dict[int, tuple[bytes, int]] = {}
 
     def __enter__(self) -> OpenCard:
@@ -277,7 +281,22 @@ class OpenCard:
         now_device, now_inode, now_listing = self.fingerprint().split(":")
         if inode != now_inode:
             return False
-        return listing == now_listing or (device == now_device and not is_mounted(self.fd))
+        return listing == now_listing or (
+            device == now_device
+            and not is_mounted(self.fd)
+            and self.device == _device_above(self.fd)
+        )
+
+    def has(self, found: os.stat_result, name: bytes, folder: int) -> bool | None:
+        """Whether what ``name`` is in an open folder is part of this card, or mounted there.
+
+        found: its status. name: empty for ``folder`` itself. None where the system doesn't
+        tell: another device number may be a mount's, and a subvolume's of this very card.
+        """
+        if found.st_dev == self.device:
+            return True
+        mount_id = mount_id_of(name, folder)
+        return None if mount_id is None else mount_id == self._mount_id
 
     def open_file(self, path: bytes) -> int:
         """A regular file of this card, for reading. Raises ``FileFault`` and ``CardLost``."""
@@ -290,7 +309,7 @@ class OpenCard:
             fd = open_file_in(self._folder(above), name)
             try:
                 found = os.fstat(fd)
-                if stat.S_ISREG(found.st_mode) and found.st_dev == self.device:
+                if stat.S_ISREG(found.st_mode) and self.has(found, b"", fd):
                     return fd, found
                 raise FileFault(
                     path, "is no regular file of this card any more; a new run scans it again"
@@ -356,12 +375,12 @@ def identify(
 ) -> Card:
     """Which card is open as ``fd``.
 
-    By its volume, if it is the root of one that the system has names for;
-    otherwise it has only its path.
+    By its volume, if it is the root of one that the system has names for; otherwise it has
+    only its path, as a folder of some disk has that is mounted a second time there.
     """
     folder_name = shown(os.fsencode(os.path.basename(path)))
     device = os.fstat(fd).st_dev
-    if is_mounted(fd):
+    if device != _device_above(fd):
         serial = name_of_device(os.path.join(disks, "by-uuid"), device)
         if serial is not None:
             label = name_of_device(os.path.join(disks, "by-label"), device)
@@ -378,8 +397,19 @@ def identify(
 
 
 def is_mounted(fd: int) -> bool:
-    """Whether an open folder is the root of a mount."""
-    return os.fstat(fd).st_dev != os.stat("..", dir_fd=fd).st_dev
+    """Whether an open folder is the root of a mount.
+
+    Where the system doesn't tell of mounts, the device numbers do, and a subvolume passes for
+    one. Raises ``OSError``.
+    """
+    mount_id, above = mount_id_of(b"", fd), mount_id_of(b"..", fd)
+    if mount_id is None or above is None:
+        return os.fstat(fd).st_dev != _device_above(fd)
+    return mount_id != above
+
+
+def _device_above(fd: int) -> int:
+    return os.stat("..", dir_fd=fd).st_dev
 
 
 def _listing_hash(fd: int) -> str:

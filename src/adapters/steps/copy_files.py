@@ -4,8 +4,9 @@ What is new is said by ``copy_stock``, what stands in the way by ``copy_prefligh
 it is brought, batch by batch, and told to the ledger.
 
 A retry finds the rows of the attempt before it, so it goes on where that stopped, at
-each destination. A file that can't be read is no reason to leave the others on the
-card, nor is a destination that fails: it is named at the end. A lost card, or the last
+each destination, once a few recordings have proved that the card wasn't filled anew
+meanwhile (``recognition``). A file that can't be read is no reason to leave the others on
+the card, nor is a destination that fails: it is named at the end. A lost card, or the last
 destination, ends it at once.
 
 A run that was killed leaves parts in its job's folder; small ones are removed when the
@@ -45,6 +46,7 @@ from adapters.steps.faults import (
 )
 from adapters.steps.library import Folder, Library, unfinished
 from adapters.steps.parts import Arrived, Batch, Errand, Lane, Place
+from adapters.steps.recognition import refilled
 from application.authoring import Interrupted, StepContext
 from application.ports import CardFiles, Clock, Jobs, Ledger
 from domain.footage import COPIED_KINDS, CardFile, ImportedFile, Job, VerifiedCopy
@@ -93,7 +95,7 @@ class CopyFiles:
 
     def __call__(self, context: StepContext) -> dict[str, Any]:
         job = self._jobs.get(context.data["job_id"])
-        libraries = Library.all_of(context, self._library)
+        libraries = Library.all_of(context, self._library, self._ledger)
         with self._cards.find(context.data["sd_path"], job.card.identity) as card:
             _refuse_another(card, job, context.data["card"].get("fingerprint"))
             out_of_place = misplaced(libraries, card)
@@ -288,6 +290,8 @@ class _Run:
             stock.take(inventory, misplaced)
             if misplaced:
                 prepare(stock, self._destinations, self._job_name, misplaced)
+            if stock.proofs.hold(self._card, self._check) is False:
+                raise AnotherCard(refilled(self._card))
             stock.decide(self._copier)
             if self._job.card.volume and stock.recognised:
                 self._ledger.record(self._context.ref, self._job.id, stock.recognised)

@@ -2,11 +2,12 @@
 
 That is for the ledger to say, not for the disk: a file that was imported once and
 deleted from the library since isn't copied again. A row of the same volume and generation
-(``recognition``) with the same path, size and time is the file. Any other row with that
-path and size is only a candidate (cards without an identity of their own, clocks that
-were set, journeys through time zones, counters that start anew), and the bytes decide:
-the source is read and its hash compared. A person may wish otherwise (``again``): then
-only what this job itself has brought is known.
+with the same path, size and time is the file, as long as a few recordings prove the card to
+be of that generation (``recognition``). Any other row with that path and size is only a
+candidate (cards without an identity of their own, clocks that were set, journeys through
+time zones, counters that start anew), and the bytes decide: the source is read and its hash
+compared. A person may wish otherwise (``again``): then only what this job itself has brought
+is known.
 
 Only rows of a destination count there: what is on one disk is new to another. And what
 is known isn't therefore there, so the disk is asked as well, and a file that it no
@@ -27,6 +28,7 @@ from adapters.steps.copy_progress import Progress
 from adapters.steps.copying import Copier
 from adapters.steps.faults import FileFault, OffloadFault
 from adapters.steps.parts import Lane
+from adapters.steps.recognition import Proofs
 from application.ports import Ledger
 from domain.footage import (
     COPIED_KINDS,
@@ -50,6 +52,7 @@ class Stock:
     new: the files that some destination is to get. recognised: the copies whose bytes were
     a candidate's; as this card's rows they spare the next insertion the reading.
     places: where each file goes, by the layout that the job began with.
+    proofs: of the recordings that were taken for known; for whoever has the card to look at.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Stock:
         self.left_out: Counter[FileKind] = Counter()
         self.new: list[CardFile] = []
         self.recognised: list[VerifiedCopy] = []
+        self.proofs = Proofs()
         self._job = job
         self._job_name = os.fsencode(job.name)
         self._destinations = destinations
@@ -144,6 +148,7 @@ class Stock:
                 copies = [copy for copy in copies if self._is_ours(copy)]
             same = known_copies(file, copies, self._job.card)
             if same:
+                self.proofs.add(file, same)
                 self._count_known(destination, file, same)
                 continue
             readings += 1

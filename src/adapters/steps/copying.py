@@ -601,8 +601,7 @@ class _Writer:
         try:
             if self.part.kept_bytes:
                 os.ftruncate(self._fd, self._done)
-            with suppress(PermissionError):  # some mounts set times for owners only
-                os.utime(self._fd, ns=(mtime_ns, mtime_ns))
+            kernel.set_time(self._fd, mtime_ns)
             if self.part.file.size_bytes < SMALL_BYTES:
                 self.part.close()  # a batch has more of them than a process may have open
         except OSError as error:

@@ -30,6 +30,9 @@ _UNSUPPORTED = frozenset(
     {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ESPIPE, errno.ENOTTY}
 )
 
+_NO_TIME = frozenset({errno.EPERM, errno.EACCES, errno.EINVAL, errno.ERANGE, errno.EOVERFLOW})
+"""A time that a file can't be given; that is no fault of the disk's."""
+
 _SYNCFS_IS_ENOUGH = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "vfat", "exfat"})
 """Where ``syncfs`` does for every file what ``fsync`` does; FUSE, say, never hears of it."""
 
@@ -130,6 +133,23 @@ def rename_over_claim(source: bytes, target: bytes, *, dir_fd: int) -> None:
     except OSError:
         release_claim(target, dir_fd=dir_fd)
         raise
+
+
+def set_time(target: int | bytes, mtime_ns: int, *, dir_fd: int | None = None) -> None:
+    """Give a file its time: an open one, or a name in ``dir_fd``, no link followed.
+
+    Not where it can't have it: some mounts set times for owners only, and not every file
+    system has every time; Linux's own take the nearest. Raises ``OSError`` for all else.
+    """
+    times = (mtime_ns, mtime_ns)
+    try:
+        if isinstance(target, int):
+            os.utime(target, ns=times)
+        else:
+            os.utime(target, ns=times, dir_fd=dir_fd, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_TIME:
+            raise
 
 
 def release_claim(target: bytes, *, dir_fd: int) -> None:

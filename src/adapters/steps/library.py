@@ -22,8 +22,10 @@ import xxhash
 
 from adapters.steps import kernel
 from adapters.steps.cards import OpenCard, open_folder, parts_of
+from adapters.steps.disks import require_disk
 from adapters.steps.faults import CardLost, FileFault, LibraryFault, reason
 from application.authoring import StepContext
+from application.ports import Ledger
 from domain.footage import same_time, shown
 
 RESERVE_BYTES = 256 * 1024 * 1024
@@ -65,51 +67,70 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Library:
-    def __init__(self, root: str) -> None:
+    """``ledger``: keeps what disk it was on (``disks``); without one nobody asks."""
+
+    def __init__(self, root: str, ledger: Ledger | None = None) -> None:
         self.root = os.path.normpath(root)
+        self._ledger = ledger
 
     @classmethod
-    def of(cls, context: StepContext, otherwise: str) -> Library:
-        """The execution's, whichever server goes on with it.
+    def all_of(
+        cls, context: StepContext, otherwise: str, ledger: Ledger | None = None
+    ) -> list[Library]:
+        """The execution's library, and the further destinations that it was triggered with.
 
-        ``otherwise``: for executions from before it was recorded, this server's.
+        They are the execution's, whichever server goes on with it; ``otherwise``: for
+        executions from before the library was recorded, this server's.
         """
-        return cls(context.data.get("library", otherwise))
-
-    @classmethod
-    def all_of(cls, context: StepContext, otherwise: str) -> list[Library]:
-        """The execution's library, and the further destinations that it was triggered with."""
-        roots = [cls.of(context, otherwise), *map(cls, context.data.get("destinations", ()))]
-        return list({library.root: library for library in roots}.values())
+        data = context.data
+        roots = [data.get("library", otherwise), *data.get("destinations", ())]
+        libraries = [cls(root, ledger) for root in roots]
+        return list({library.root: library for library in libraries}.values())
 
     def open(self) -> Folder:
-        """Made if it isn't there, but not what is above it: that may be a disk to be plugged in."""
-        place = self.text
+        """Made if it isn't there, but not what is above it: that may be a disk to be plugged in.
+
+        Raises ``LibraryFault``, also if the disk that it was on is away: then nothing is made.
+        """
+        self.require_disk()
         try:
-            try:
+            with suppress(FileExistsError):
                 os.mkdir(self.root)
-            except FileExistsError:
-                pass
-            fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return self._opened()
         except FileNotFoundError as error:
             raise self._not_connected() from error
         except OSError as error:
-            raise LibraryFault(f"the library {place} can't be opened: {reason(error)}") from error
-        return Folder(fd, place)
+            raise self._not_opened(error) from error
 
     def look(self) -> Folder | None:
-        """As it is: nothing is made. None if it isn't there, but what it should be in is."""
+        """As it is: nothing is made. None if it isn't there, but what it should be in is.
+
+        Raises ``LibraryFault``, also if the disk that it was on is away.
+        """
+        self.require_disk()
         try:
-            fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return self._opened()
         except FileNotFoundError:
             if os.path.isdir(os.path.dirname(self.root)):
                 return None
             raise self._not_connected() from None
         except OSError as error:
-            raise LibraryFault(
-                f"the library {self.text} can't be opened: {reason(error)}"
-            ) from error
+            raise self._not_opened(error) from error
+
+    def _opened(self) -> Folder:
+        """Raises ``OSError``; ``LibraryFault`` if its disk has gone in this instant."""
+        fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.require_disk(is_open=True)
+        except BaseException:
+            kernel.close(fd)
+            raise
         return Folder(fd, self.text)
+
+    def require_disk(self, *, is_open: bool = False) -> None:
+        """Raises ``LibraryFault`` if the disk that it was on isn't mounted; see ``disks``."""
+        if self._ledger is not None:
+            require_disk(self.root, self._ledger, is_open=is_open)
 
     def names(self, path: bytes = b"") -> list[bytes]:
         """What has a name in it, or in this folder of it; nothing, where that can't be listed."""
@@ -121,6 +142,9 @@ class Library:
     @property
     def text(self) -> str:
         return shown(os.fsencode(self.root))
+
+    def _not_opened(self, error: OSError) -> LibraryFault:
+        return LibraryFault(f"the library {self.text} can't be opened: {reason(error)}")
 
     def _not_connected(self) -> LibraryFault:
         return LibraryFault(
@@ -472,8 +496,7 @@ class Folder:
         """Give a file its time again, where a rename has changed it. Raises ``OSError``."""
         found = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         if not same_time(found.st_mtime_ns, mtime_ns):
-            with suppress(PermissionError):  # some mounts set times for owners only
-                os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=self.fd, follow_symlinks=False)
+            kernel.set_time(name, mtime_ns, dir_fd=self.fd)
 
     def move(self, name: bytes, to: bytes) -> None:
         """Give one of our files another name, the best way that there is here.

@@ -17,16 +17,20 @@ file. Without proof, or with one contradiction, a new generation begins: nothing
 by its name then, every match is only a candidate, and copying lets the bytes decide. So
 a wrong guess costs reading, never a file.
 
+The same proof is asked for whenever rows are to be believed later on: a card may have been
+formatted between the scan and a retry of the copy, or before the verdict is asked for again.
+
 What this takes for granted: that nobody puts old recordings back onto a formatted card.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from heapq import nsmallest
 
+from adapters.steps import kernel
 from adapters.steps.cards import OpenCard
 from adapters.steps.faults import FileFault
 from application.ports import Jobs, Ledger
@@ -38,6 +42,7 @@ from domain.footage import (
     FileKind,
     Intake,
     VerifiedCopy,
+    same_moment,
     same_time,
 )
 
@@ -85,7 +90,7 @@ def recognise(
         return Recognised(card.card, found.intake(card.card, is_again), False)
     is_refilled = False
     for identity in found.generations()[:MAX_GENERATIONS]:
-        proven = _proven(card, found.proofs(identity), check)
+        proven = found.proofs(identity).hold(card, check)
         if proven:
             this = _of(card.card, identity)
             return Recognised(this, found.intake(this, is_again), False)
@@ -99,23 +104,68 @@ def _of(card: Card, ledger_identity: str) -> Card:
     return replace(card, generation=int(number) if number else 1)
 
 
-_Proof = tuple[CardFile, Sequence[VerifiedCopy]]
+class Proofs:
+    """The smallest of the recordings that the ledger seems to know, with its rows of them.
+
+    If one of them has other bytes, the card was filled anew: under its old names, with the
+    old sizes and times.
+    """
+
+    def __init__(self) -> None:
+        self._smallest: list[tuple[CardFile, Sequence[VerifiedCopy]]] = []
+
+    def __len__(self) -> int:
+        return len(self._smallest)
+
+    def add(self, file: CardFile, copies: Sequence[VerifiedCopy]) -> None:
+        """``copies``: its rows, by path, size and time. What proves nothing is passed over."""
+        if not copies or file.kind is not FileKind.MEDIA or not file.size_bytes:
+            return
+        is_full = len(self._smallest) == PROOFS
+        if is_full and file.size_bytes >= self._smallest[-1][0].size_bytes:
+            return
+        if any(each is file for each, _ in self._smallest):  # of another destination
+            return
+        insort(self._smallest, (file, copies), key=lambda proof: proof[0].size_bytes)
+        del self._smallest[PROOFS:]
+
+    def hold(self, card: OpenCard, check: Callable[[], None]) -> bool | None:
+        """Whether these are the recordings that they look like; None if none could be read.
+
+        One that is on the card no more, or with another size or time, says nothing either.
+        Raises ``CardLost``, and what ``check`` raises.
+        """
+        answer = None
+        for file, copies in self._smallest:
+            if answer and file.size_bytes > FURTHER_PROOF_BYTES:
+                break
+            names = {copy.file.hash_name for copy in copies}
+            try:
+                if not _is_there(card, file):
+                    continue
+                hashes = card.hashes_of(file.path, names, check)
+            except FileFault:
+                continue
+            if not any(hashes[copy.file.hash_name] == copy.file.hash for copy in copies):
+                return False
+            answer = True
+        return answer
 
 
-def _proven(card: OpenCard, proofs: Sequence[_Proof], check: Callable[[], None]) -> bool | None:
-    """Whether these are the recordings that they look like; None if none could be read."""
-    answer = None
-    for file, copies in proofs:
-        if answer and file.size_bytes > FURTHER_PROOF_BYTES:
-            break
-        try:
-            hashes = card.hashes_of(file.path, {copy.file.hash_name for copy in copies}, check)
-        except FileFault:
-            continue
-        if not any(hashes[copy.file.hash_name] == copy.file.hash for copy in copies):
-            return False
-        answer = True
-    return answer
+def refilled(card: OpenCard) -> str:
+    """What is said where ``Proofs`` don't hold of a card that was scanned before."""
+    return (
+        f"the card at {card.path_text} was filled anew since it was scanned: a recording on it "
+        "has the name, size and time of a known one, but other bytes; a new run scans what is "
+        "there"
+    )
+
+
+def _is_there(card: OpenCard, file: CardFile) -> bool:
+    """As it was. Raises ``FileFault`` and ``CardLost``."""
+    fd, found = card.open_with_status(file.path)
+    kernel.close(fd)
+    return found.st_size == file.size_bytes and same_moment(found.st_mtime_ns, file.mtime_ns)
 
 
 class _Matches:
@@ -125,33 +175,24 @@ class _Matches:
         self._card = card
         self._files: Counter[_Pattern] = Counter()
         self._bytes: Counter[_Pattern] = Counter()
-        self._proofs: dict[str, list[_Proof]] = {}
+        self._proofs: dict[str, Proofs] = {}
 
     def add(
         self, page: Sequence[CardFile], known: Sequence[Mapping[bytes, Sequence[VerifiedCopy]]]
     ) -> None:
         """``known``: of each destination."""
-        matched: dict[str, list[_Proof]] = {}
         is_strange = not any(known)  # as all of a card is that comes for the first time
         for file in page:
             of_each = (
                 (None,) * len(known)
                 if is_strange
-                else tuple(self._sure(file, each.get(file.path, ()), matched) for each in known)
+                else tuple(self._sure(file, each.get(file.path, ())) for each in known)
             )
             pattern = file.kind, of_each
             self._files[pattern] += 1
             self._bytes[pattern] += file.size_bytes
-        for identity, proofs in matched.items():
-            proofs += self._proofs.get(identity, ())
-            self._proofs[identity] = nsmallest(PROOFS, proofs, key=lambda each: each[0].size_bytes)
 
-    def _sure(
-        self,
-        file: CardFile,
-        copies: Sequence[VerifiedCopy],
-        matched: dict[str, list[_Proof]],
-    ) -> frozenset[str] | None:
+    def _sure(self, file: CardFile, copies: Sequence[VerifiedCopy]) -> frozenset[str] | None:
         """In which generations this is surely one of these copies; None if there are none."""
         if not copies:
             return None
@@ -161,11 +202,8 @@ class _Matches:
                 copy.file.mtime_ns, file.mtime_ns
             ):
                 sure.setdefault(copy.file.card_identity, []).append(copy)
-        if file.kind is FileKind.MEDIA and file.size_bytes:
-            for identity, of_generation in sure.items():
-                proofs = matched.setdefault(identity, [])
-                if not proofs or proofs[-1][0] is not file:  # of another destination
-                    proofs.append((file, of_generation))
+        for identity, of_generation in sure.items():
+            self._proofs.setdefault(identity, Proofs()).add(file, of_generation)
         return frozenset(sure)
 
     def _is_of_card(self, ledger_identity: str) -> bool:
@@ -175,9 +213,10 @@ class _Matches:
 
     def generations(self) -> list[str]:
         """Those with a recording that is on the card by its name, the newest first."""
-        return sorted(self._proofs, key=lambda each: _of(self._card, each).generation, reverse=True)
+        proven_by = [identity for identity, proofs in self._proofs.items() if proofs]
+        return sorted(proven_by, key=lambda each: _of(self._card, each).generation, reverse=True)
 
-    def proofs(self, ledger_identity: str) -> Sequence[_Proof]:
+    def proofs(self, ledger_identity: str) -> Proofs:
         return self._proofs[ledger_identity]
 
     def intake(self, card: Card, is_again: bool) -> Intake:

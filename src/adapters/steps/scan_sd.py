@@ -63,6 +63,7 @@ from domain.footage import (
     CardFile,
     FileKind,
     is_junk,
+    kept_time,
     kind_of,
     same_moment,
     shown,
@@ -229,18 +230,20 @@ def _is_announced(card: OpenCard, volume: object) -> bool:
     """Whether a card is there; ``volume`` is what the detector saw, where one announced it.
 
     A message may come late: kept while the server was away, with the next card at that
-    path by now. Raises ``AnotherCard``.
+    path by now, or none. Raises ``AnotherCard``.
     """
-    serial = volume.get("uuid") if isinstance(volume, Mapping) else None
-    if not isinstance(serial, str) or not serial:
-        return True  # nobody has said, or it has no name of its own
-    if not card.card.volume:  # the system may tell the detector what it doesn't tell us
+    if not isinstance(volume, Mapping):
+        return True  # nobody has said, and any folder may be one
+    if not card.card.volume:  # no name of its own, or the system tells us less than the detector
         try:
             return is_mounted(card.fd)
         except OSError as error:
             raise CardFault(
                 f"the card at {card.path_text} doesn't answer: {reason(error)}"
             ) from error
+    serial = volume.get("uuid")
+    if not isinstance(serial, str) or not serial:
+        return True
     if card.card.identity.startswith(volume_identity(serial)):
         return True
     raise AnotherCard(
@@ -371,7 +374,7 @@ class Walk:
                 except OSError as error:
                     yield self._unreadable(path, error)
                     continue
-                kind, problem = _kind(name, found, self._card.device)
+                kind, problem = self._elsewhere(fd, name, found) or _kind(name, found)
                 if kind is None:
                     below.append(path)
                     continue
@@ -380,7 +383,26 @@ class Walk:
                     size_bytes = found.st_size
                     if kind in FILE_KINDS:
                         problem = self._problem(fd, path, name, found)
-                yield CardFile(path, kind, size_bytes, found.st_mtime_ns, None, problem)
+                mtime_ns = kept_time(found.st_mtime_ns)
+                if mtime_ns != found.st_mtime_ns and kind in FILE_KINDS:
+                    problem = "; ".join(filter(None, (problem, _NO_TIME)))
+                yield CardFile(path, kind, size_bytes, mtime_ns, None, problem)
+
+    def _elsewhere(
+        self, folder: int, name: bytes, found: os.stat_result
+    ) -> tuple[FileKind, str] | None:
+        """What is no part of this card, with the reason; None for what is."""
+        if found.st_dev == self._card.device or stat.S_ISLNK(found.st_mode):
+            return None
+        is_part = self._card.has(found, name, folder)
+        if is_part is None:  # nobody may take the card for whole without it
+            return FileKind.UNREADABLE, (
+                "it has another device number than the card, and the system doesn't tell whether "
+                "something else is mounted there"
+            )
+        if is_part:
+            return None
+        return FileKind.SPECIAL, "another file system is mounted there, no part of this card"
 
     def _problem(self, folder: int, path: bytes, name: bytes, found: os.stat_result) -> str | None:
         """What a person has to know of a file that is copied like the others."""
@@ -442,22 +464,22 @@ def _changed(card: OpenCard, file: CardFile, check: Callable[[], None]) -> bool:
             kernel.close(fd)
     except OSError:
         return True  # gone, perhaps under another name: the card has to be walked again
-    return (now.st_size, now.st_mtime_ns) != (file.size_bytes, file.mtime_ns)
+    return (now.st_size, kept_time(now.st_mtime_ns)) != (file.size_bytes, file.mtime_ns)
 
 
-def _kind(name: bytes, found: os.stat_result, device: int) -> tuple[FileKind | None, str | None]:
+def _kind(name: bytes, found: os.stat_result) -> tuple[FileKind | None, str | None]:
     """With the reason for what is left out; no kind for a folder to be walked."""
     mode = found.st_mode
     if stat.S_ISLNK(mode):
         return FileKind.LINK, "a symbolic link, not followed"
-    if found.st_dev != device:
-        return FileKind.SPECIAL, "another file system is mounted there, no part of this card"
     if stat.S_ISDIR(mode):
         return (FileKind.JUNK if is_junk(name) else None), None
     if stat.S_ISREG(mode):
         return kind_of(name), None
     return FileKind.SPECIAL, _SPECIAL.get(stat.S_IFMT(mode), "no regular file")
 
+
+_NO_TIME = "its time lies outside of 1677 to 2262; it is kept as the nearest"
 
 _SPECIAL = {
     stat.S_IFIFO: "a named pipe, no file",

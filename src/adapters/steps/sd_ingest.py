@@ -75,7 +75,7 @@ def sd_ingest(
         verdict(
             awake.during(GiveVerdict(cards, card_files, jobs, ledger, clock, library, creator))
         ),
-        write_report(WriteReport(jobs, report, library)),
+        write_report(WriteReport(jobs, ledger, report, library)),
     ]
     required = [each.spec.name for each in clip_steps if each.spec.required]
     if required:

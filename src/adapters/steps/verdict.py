@@ -4,7 +4,9 @@ The card is walked once more, at the end: a camera may have gone on recording, o
 may have put another card in. Of each file that is found, the ledger says which copies were
 verified, and the disks say which of those stand, by size and time. Nothing is read again,
 except a file that the ledger knows under several hashes, or that was changed since the scan:
-then its bytes decide. What is judged, and how, is ``domain/verdict.py``.
+then its bytes decide. And since a card that was formatted may have its old serial number,
+and names, sizes and times that recur, a few recordings are read to prove that it wasn't
+(``recognition``). What is judged, and how, is ``domain/verdict.py``.
 
 A card that isn't there any more, a disk that is away: these make the verdict false, and
 don't fail the step. It can be asked for again, once they are back (``rushes rerun ID
@@ -16,17 +18,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import datetime
-from itertools import islice
+from datetime import datetime, timedelta
+from itertools import chain, islice
 from typing import Any
 
 from adapters.steps import kernel
-from adapters.steps.cards import FsCards, OpenCard, open_folder
-from adapters.steps.faults import CardFault, FileFault, reason
+from adapters.steps.cards import FsCards, OpenCard, is_mounted, open_folder
+from adapters.steps.faults import CardFault, FileFault, LibraryFault, reason
 from adapters.steps.library import Library
 from adapters.steps.mhl.documents import Creator
+from adapters.steps.recognition import FURTHER_PROOF_BYTES, PROOFS, Proofs, refilled
 from adapters.steps.scan_sd import Walk
 from application.authoring import StepContext
 from application.ports import CardFiles, Clock, Jobs, Ledger
@@ -37,9 +40,11 @@ from domain.footage import (
     COPIED_KINDS,
     FILE_KINDS,
     CardFile,
+    FileKind,
     Job,
     JobStatus,
     VerifiedCopy,
+    is_time_kept,
     same_moment,
     same_time,
     shown,
@@ -55,6 +60,9 @@ MAX_NAMED_CHARACTERS = 500
 
 MAX_READ = 1_000
 """Files that are noted for the report as told apart by reading them, or as off the card."""
+
+SOON = timedelta(minutes=1)
+"""So shortly after copying nobody has formatted the card and filled it with large recordings."""
 
 WORD = "card:verdict"
 
@@ -98,12 +106,13 @@ class GiveVerdict:
     def __call__(self, context: StepContext) -> dict[str, Any]:
         data = context.data
         job = self._jobs.get(data["job_id"])
-        destinations = [each.root for each in Library.all_of(context, self._library)]
+        libraries = Library.all_of(context, self._library, self._ledger)
+        destinations = [each.root for each in libraries]
         scanned = {file.path: file for file in self._inventory(job.execution_id)}
         with ExitStack() as stack:
-            disks = [stack.enter_context(Disk(each)) for each in destinations]
+            disks = [stack.enter_context(Disk(each)) for each in libraries]
             against = [*_unseen(disks)]
-            card, files = self._look(stack, context, job, scanned, against)
+            card, files = self._look(stack, context, job, scanned, destinations, against)
             examination = _Examination(context, job, card, scanned, self._ledger, disks)
             verdict = judge(examination.of(files), destinations, against)
         now = self._clock.now()
@@ -162,6 +171,7 @@ class GiveVerdict:
         context: StepContext,
         job: Job,
         scanned: Mapping[bytes, CardFile],
+        destinations: Sequence[str],
         against: list[Reason],
     ) -> tuple[OpenCard | None, Sequence[CardFile]]:
         """What is on the card now; if that can't be seen, why not, and what was on it."""
@@ -170,16 +180,74 @@ class GiveVerdict:
             other = _another(card, job, context.data["card"].get("fingerprint"))
             now = () if other else (_as_scanned(f, scanned) for f in Walk(card, context).entries())
             files = sorted(now, key=lambda file: file.path)
+            wanted = [file for file in files if file.kind in COPIED_KINDS]
+            if not other and job.file_count and not any(file.path in scanned for file in wanted):
+                other = "nothing of what was scanned is on the card any more: is it the same one?"
+            if not other:
+                other = self._refilled(card, context, job, wanted, scanned, destinations)
+            is_there = bool(wanted) or card.card.volume or _is_mount(card)
         except (CardFault, InvalidPath) as fault:
             against.append(Reason(Doubt.CARD, f"the card can't be looked at again: {fault}"))
             return None, list(scanned.values())
-        is_known = any(file.kind in COPIED_KINDS and file.path in scanned for file in files)
-        if not other and job.file_count and not is_known:
-            other = "nothing of what was scanned is on the card any more: is it the same one?"
         if other:
             against.append(Reason(Doubt.ANOTHER, other))
             return None, list(scanned.values())
+        if not is_there:
+            against.append(Reason(Doubt.CARD, "nothing is there: is the card mounted?"))
         return card, files
+
+    def _refilled(
+        self,
+        card: OpenCard,
+        context: StepContext,
+        job: Job,
+        files: Sequence[CardFile],
+        scanned: Mapping[bytes, CardFile],
+        destinations: Sequence[str],
+    ) -> str | None:
+        """Why what is on the card now isn't what was copied. Raises ``CardFault``."""
+        proofs = self._proofs(job, files, scanned, destinations)
+        holds = proofs.hold(card, context.check)
+        if proofs and holds is None:
+            raise CardFault(f"{card.path_text}: none of its smallest recordings can be read")
+        return refilled(card) if holds is False else None
+
+    def _proofs(
+        self,
+        job: Job,
+        files: Sequence[CardFile],
+        scanned: Mapping[bytes, CardFile],
+        destinations: Sequence[str],
+    ) -> Proofs:
+        """Of the recordings that will be taken for copied without being read."""
+        ended_at = job.completed_at
+        is_soon = ended_at is not None and ended_at <= self._clock.now() <= ended_at + SOON
+        recordings = sorted(
+            (
+                file
+                for file in files
+                if file.kind is FileKind.MEDIA
+                and (file.size_bytes <= FURTHER_PROOF_BYTES or not is_soon)
+            ),
+            key=lambda file: file.size_bytes,
+        )
+        proofs = Proofs()
+        for start in range(0, len(recordings), PAGE_FILES):
+            page = recordings[start : start + PAGE_FILES]
+            copies = _copies(self._ledger, page, destinations)
+            for file in page:
+                proofs.add(file, _own(file, copies.get(file.path, ()), job, scanned) or ())
+            if len(proofs) == PROOFS:
+                break
+        return proofs
+
+
+def _is_mount(card: OpenCard) -> bool:
+    """An empty folder that is none may be where the card's mount is to be."""
+    try:
+        return is_mounted(card.fd)
+    except OSError as error:
+        raise CardFault(f"{card.path_text}: {reason(error)}") from error
 
 
 def _as_scanned(file: CardFile, scanned: Mapping[bytes, CardFile]) -> CardFile:
@@ -238,8 +306,9 @@ class Disk:
     Copies are best asked about folder by folder: the last one's is kept open.
     """
 
-    def __init__(self, destination: str) -> None:
-        self.destination = destination
+    def __init__(self, library: Library) -> None:
+        self.destination = library.root
+        self._library = library
         self.fault: str | None = None
         self.status: os.stat_result | None = None
         self._fd = -1
@@ -247,11 +316,20 @@ class Disk:
         self._path: bytes | None = None
 
     def __enter__(self) -> Disk:
+        why: str | None = None
         try:
-            self._fd = os.open(self.destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            self.status = os.fstat(self._fd)
+            root = self._library.look()
+            if root is None:
+                why = "it is not there"
+            else:
+                self._fd = root.fd
+                self.status = os.fstat(self._fd)
+        except LibraryFault as fault:
+            why = str(fault)
         except OSError as error:
-            self.fault = f"the destination {self.text} can't be looked at: {reason(error)}"
+            why = reason(error)
+        if why is not None:
+            self.fault = f"the destination {self.text} can't be looked at: {why}"
         return self
 
     def __exit__(self, *of_the_block: object) -> None:
@@ -277,9 +355,10 @@ class Disk:
             return State.GONE if error.errno in _NOT_THERE else State.UNSEEN
         if not stat.S_ISREG(found.st_mode):
             return State.GONE
-        # A disk may keep times as coarsely as a card, and in local time.
-        is_same = found.st_size == copy.file.size_bytes and same_moment(
-            found.st_mtime_ns, copy.file.mtime_ns
+        # A disk may keep times as coarsely as a card, and in local time; and not all of them.
+        is_same = found.st_size == copy.file.size_bytes and (
+            not is_time_kept(copy.file.mtime_ns)
+            or same_moment(found.st_mtime_ns, copy.file.mtime_ns)
         )
         return State.STANDS if is_same else State.ALTERED
 
@@ -302,11 +381,46 @@ def _unseen(disks: Sequence[Disk]) -> Iterator[Reason]:
                 )
 
 
+def _copies(
+    ledger: Ledger, page: Sequence[CardFile], destinations: Iterable[str]
+) -> dict[bytes, list[VerifiedCopy]]:
+    """Whatever the ledger has with their paths and sizes, by path."""
+    copies: dict[bytes, list[VerifiedCopy]] = {}
+    for destination in destinations:
+        for path, known in ledger.known(page, destination).items():
+            copies.setdefault(path, []).extend(known)
+    return copies
+
+
+def _own(
+    file: CardFile, copies: Sequence[VerifiedCopy], job: Job, scanned: Mapping[bytes, CardFile]
+) -> Sequence[VerifiedCopy] | None:
+    """Those that hold this file's bytes; None if only reading the file can tell."""
+    return copies_of(
+        file,
+        copies,
+        card=job.card,
+        job_folder=os.fsencode(job.name),
+        is_settled=job.status is JobStatus.COPIED and _is_unchanged(file, scanned.get(file.path)),
+    )
+
+
+def _is_unchanged(file: CardFile, before: CardFile | None) -> bool:
+    """Since the scan."""
+    return (
+        before is not None
+        and before.kind in COPIED_KINDS
+        and before.size_bytes == file.size_bytes
+        and same_time(before.mtime_ns, file.mtime_ns)
+    )
+
+
 class _Examination:
     """Each file of the card, with what has become of its copies.
 
-    read: the files that only reading could tell, with the hash that they have. latest_at: when
-    the last of the copies was verified that the ledger has of them.
+    read: the files that only reading could tell, with the names and values of the hashes that
+    they have, in turns. latest_at: when the last of the copies was verified that the ledger
+    has of them.
     """
 
     def __init__(
@@ -324,7 +438,6 @@ class _Examination:
         self._scanned = scanned
         self._ledger = ledger
         self._disks = {disk.destination: disk for disk in disks}
-        self._job_folder = os.fsencode(job.name)
         self.read: dict[str, list[str]] = {}
         self.latest_at: datetime | None = None
 
@@ -333,10 +446,7 @@ class _Examination:
             self._context.check()
             self._context.progress(start / len(files), files_done=start, files_total=len(files))
             page = files[start : start + PAGE_FILES]
-            copies: dict[bytes, list[VerifiedCopy]] = {}
-            for destination in self._disks:
-                for path, known in self._ledger.known(page, destination).items():
-                    copies.setdefault(path, []).extend(known)
+            copies = _copies(self._ledger, page, self._disks)
             for known in copies.values():
                 latest_at = max(copy.verified_at for copy in known)
                 self.latest_at = max(latest_at, self.latest_at or latest_at)
@@ -347,19 +457,7 @@ class _Examination:
         if file.kind not in COPIED_KINDS:
             return Examined(file)
         before = self._scanned.get(file.path)
-        is_unchanged = (
-            before is not None
-            and before.kind in COPIED_KINDS
-            and before.size_bytes == file.size_bytes
-            and same_time(before.mtime_ns, file.mtime_ns)
-        )
-        found = copies_of(
-            file,
-            copies,
-            card=self._job.card,
-            job_folder=self._job_folder,
-            is_settled=is_unchanged and self._job.status is JobStatus.COPIED,
-        )
+        found = _own(file, copies, self._job, self._scanned)
         if found is None:
             try:
                 found = self._read(file, copies)
@@ -368,7 +466,7 @@ class _Examination:
                 return Examined(file, (), Doubt.UNREADABLE, why)
         if not found and before is None:
             return Examined(file, (), Doubt.NEW, "came onto the card after it was scanned")
-        if not found and before is not None and not is_unchanged:
+        if not found and before is not None and not _is_unchanged(file, before):
             why = f"has changed since it was scanned ({before.size_bytes} bytes then, "
             return Examined(file, (), Doubt.CHANGED, f"{why}{file.size_bytes} now)")
         return Examined(
@@ -386,6 +484,5 @@ class _Examination:
         except CardFault as fault:
             raise FileFault(file.path, f"can't be read: {fault}") from fault
         if len(self.read) < MAX_READ:
-            name = min(values)
-            self.read[shown(file.path)] = [name, values[name]]
+            self.read[shown(file.path)] = [*chain(*sorted(values.items()))]
         return [copy for copy in copies if values[copy.file.hash_name] == copy.file.hash]

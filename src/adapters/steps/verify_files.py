@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from adapters.steps.faults import FileFault, LibraryFault, reason
 from adapters.steps.hashes import Hashes
 from adapters.steps.library import Folder
 from adapters.steps.mhl.history import Known
-from domain.footage import shown
+from domain.footage import same_time, shown
 
 BUFFER_BYTES = 4 * 1024 * 1024
 """Long reads for the disk's sake; small enough that a stop is seen at once."""
@@ -120,7 +120,10 @@ class Repair:
             part, fd = folder.new_part(name, file.full)
             stack.callback(_remove, folder, part)
             with folder.faults():
-                if self._copy(source, fd, file, mtime_ns) != known.hashes:
+                times_ns = [mtime_ns]
+                if there is not None and stat.S_ISREG(there.st_mode):
+                    times_ns.insert(0, there.st_mtime_ns)
+                if self._copy(source, fd, file, _changed_at(known, times_ns)) != known.hashes:
                     raise self._no_better(file)
                 back = folder.open_file(part)
                 try:
@@ -159,8 +162,7 @@ class Repair:
                 hashes.update(chunk)
                 while chunk:
                     chunk = chunk[os.write(target, chunk) :]
-            with suppress(PermissionError):  # some mounts set times for owners only
-                os.utime(target, ns=(mtime_ns, mtime_ns))
+            kernel.set_time(target, mtime_ns)
             kernel.sync_file(target)
             kernel.forget_cached(target)
         finally:
@@ -197,6 +199,19 @@ class Repair:
         return FileFault(
             file.full, f"it can't be read at {self._other.text}: {reason(error)}", error.errno
         )
+
+
+def _changed_at(known: Known, times_ns: Sequence[int]) -> int:
+    """When a file that is mended was changed last, in ns since the epoch.
+
+    As its manifest says, since its copies may have been made without their times; but that
+    counts in seconds, so the first of theirs that is the same one. times_ns: the damaged
+    file's own if it has one, then the other copy's; the first of them where no manifest says.
+    """
+    if known.mtime_ns is None:
+        return times_ns[0]
+    same = (each for each in times_ns if same_time(each, known.mtime_ns))
+    return next(same, known.mtime_ns)
 
 
 def _remove(folder: Folder, part: bytes) -> None:

@@ -61,7 +61,7 @@ class WriteManifest:
         written: list[dict[str, Any]] = []
         notes: list[str] = []
         faults: list[str] = []
-        for library in Library.all_of(context, self._library):
+        for library in Library.all_of(context, self._library, self._ledger):
             context.check()
             files = _Brought(partial(self._brought, job, library))
             counted = Counted.of(files)

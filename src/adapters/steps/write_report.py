@@ -18,7 +18,7 @@ from adapters.steps import kernel
 from adapters.steps.faults import FileFault, LibraryFault, OffloadFault
 from adapters.steps.library import Folder, Library
 from application.authoring import PermanentError, StepContext
-from application.ports import Jobs
+from application.ports import Jobs, Ledger
 from application.report import Report
 
 REPORTS = b"reports"
@@ -34,8 +34,9 @@ class ReportsMissing(OffloadFault):
 class WriteReport:
     """The step."""
 
-    def __init__(self, jobs: Jobs, report: Report, library: str) -> None:
+    def __init__(self, jobs: Jobs, ledger: Ledger, report: Report, library: str) -> None:
         self._jobs = jobs
+        self._ledger = ledger
         self._report = report
         self._library = library
 
@@ -47,7 +48,7 @@ class WriteReport:
         stem = os.fsencode(f"{job.name.replace('/', '_')}_{judged_at:%Y-%m-%d_%H%M%S}Z")
         written: list[str] = []
         faults: list[str] = []
-        for library in Library.all_of(context, self._library):
+        for library in Library.all_of(context, self._library, self._ledger):
             try:
                 with _reports(library) as folder:
                     for suffix, make in (

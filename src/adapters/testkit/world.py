@@ -112,6 +112,9 @@ class AllCards:
             raise InvalidPath(f"sd_path {sd_path!r} is malformed", field="sd_path")
         return os.path.normpath(sd_path)
 
+    def has_volume(self, serial: str) -> bool:
+        return True
+
 
 class DaemonThreads:
     """A thread for each handler that blocks; short calls run on the loop itself.

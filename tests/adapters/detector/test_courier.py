@@ -299,28 +299,106 @@ async def test_what_became_of_a_card_is_said(outbox: Outbox) -> None:
     assert [line for line in lines if "failed" in line] == ["/media/A: failed: card\\x0alost"]
 
 
-async def test_the_end_is_said_of_a_card_that_another_message_began(outbox: Outbox) -> None:
+def duplicate(message: dict[str, Any], execution_id: str, of: str = "card") -> dict[str, Any]:
+    answer = accepted(message, execution_id)
+    answer["data"]["duplicate"] = of
+    return answer
+
+
+def ended(execution_id: str, message_id: str | None = None, how: str = "completed") -> str:
+    data = {"execution_id": execution_id, "message_id": message_id, "warnings": []}
+    return json.dumps({"type": f"pipeline:{how}", "data": data})
+
+
+def ids(server: ScriptedServer) -> list[str]:
+    return [each["data"]["message_id"] for each in server.asked]
+
+
+@pytest.mark.parametrize("how", ["completed", "failed", "cancelled"])
+async def test_a_card_that_another_message_s_execution_answered_for_is_announced_again_after_it(
+    outbox: Outbox, how: str
+) -> None:
     await outbox.insert("a", {"sd_path": "/media/A"}, "look")
     await outbox.insert("b", {"sd_path": "/media/B"}, "look")
     lines: list[str] = []
-    server: ScriptedServer
-
-    async def end(message_id: str | None, execution_id: str) -> None:
-        data = {"execution_id": execution_id, "message_id": message_id, "warnings": []}
-        message = json.dumps({"type": "pipeline:completed", "data": data})
-        await server.connections[0].send(message)
 
     def script(message: dict[str, Any], number: int) -> Answer:
-        answer = accepted(message, f"e-{number}")
-        if number == 1:
-            answer["data"]["duplicate"] = "card"
-        return answer
+        return duplicate(message, "e-1") if number == 1 else accepted(message, f"e-{number}")
 
     async with ScriptedServer(script) as server:
         async with at_work(Courier(server.url, outbox, lines.append)):
             await until(lambda: outbox.idle)
-            await end("a message of somebody else", "e-1")
-            await end(server.asked[1]["data"]["message_id"], "e-2")
-            await until(lambda: len(lines) > 4)
+            await server.connections[0].send(ended("e-1", "a message of somebody else", how))
+            await until(lambda: len(server.asked) == 3 and outbox.idle)
+            for number in (2, 3):
+                name = server.asked[number - 1]["data"]["message_id"]
+                await server.connections[0].send(ended(f"e-{number}", name))
+            await until(lambda: len(lines) > 7)
+    assert len(set(ids(server))) == 3
+    assert [each["data"]["sd_path"] for each in server.asked] == [
+        "/media/A",
+        "/media/B",
+        "/media/A",
+    ]
     assert lines[1].endswith("e-1 (which was at work on this card already)")
-    assert lines[3:] == ["/media/A: completed", "/media/B: completed"]
+    assert lines[3:] == [
+        f"/media/A: {how}",
+        "/media/A: announced again, now that execution e-1 has ended",
+        "/media/A: accepted, execution e-3",
+        "/media/B: completed",
+        "/media/A: completed",
+    ]
+
+
+async def test_an_end_that_is_told_before_the_answer_counts(outbox: Outbox) -> None:
+    """Events and answers come by different ways at the server."""
+    await outbox.insert("a", {"sd_path": "/media/A"}, "look")
+
+    def script(message: dict[str, Any], number: int) -> Answer:
+        return ended("e-1", "another") if number == 1 else accepted(message, "e-2")
+
+    async with ScriptedServer(script) as server:
+        async with at_work(Courier(server.url, outbox, lambda line: None)):
+            await until(lambda: server.asked)
+            await server.connections[0].send(json.dumps(duplicate(server.asked[0], "e-1")))
+            await until(lambda: len(server.asked) == 2 and outbox.idle)
+    assert not outbox.waiting
+
+
+async def test_a_card_that_waits_is_announced_again_over_a_new_connection(outbox: Outbox) -> None:
+    await outbox.insert("a", {"sd_path": "/media/A"}, "look")
+    lines: list[str] = []
+
+    def script(message: dict[str, Any], number: int) -> Answer:
+        return duplicate(message, "e-1") if number < 3 else accepted(message, "e-2")
+
+    async with ScriptedServer(script) as server:
+        async with at_work(Courier(server.url, outbox, lines.append)):
+            for number in (1, 2):
+                await until(lambda n=number: len(server.asked) == n and outbox.idle)
+                await server.connections[-1].close()
+            await until(lambda: len(server.asked) == 3 and outbox.idle)
+            await server.connections[-1].close()
+            await until(lambda: len(server.connections) == 4)
+            await outbox.insert("b", {"sd_path": "/media/B"}, "look")
+            await until(lambda: outbox.idle)
+    assert len(set(ids(server))) == 4, "what was taken is not announced again"
+
+
+async def test_whose_execution_answers_for_a_known_message_is_asked_under_another(
+    outbox: Outbox,
+) -> None:
+    """The answer was lost. It may have named another message's execution, which is over."""
+    await outbox.insert("a", {"sd_path": "/media/A"}, "look")
+
+    def script(message: dict[str, Any], number: int) -> Answer:
+        return (None, duplicate(message, "e-1", "message"), duplicate(message, "e-1"))[number - 1]
+
+    async with ScriptedServer(script) as server:
+        async with at_work(Courier(server.url, outbox, lambda line: None)):
+            await until(lambda: len(server.asked) == 3 and outbox.waiting)
+            first, second, third = ids(server)
+            assert first == second != third
+            await server.connections[-1].send(ended("e-1", first))
+            await until(lambda: not outbox.waiting)
+    assert outbox.idle, "it was the card's own"

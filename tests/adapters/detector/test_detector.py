@@ -8,7 +8,9 @@ import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,16 @@ from adapters.detector.detector import Detector
 from adapters.detector.mounts import Mount
 from adapters.detector.outbox import Outbox
 from adapters.detector.volume import Look, look
-from tests.adapters.detector.test_courier import ScriptedServer, accepted, refused
+from tests.adapters.detector.test_courier import (
+    Answer,
+    ScriptedServer,
+    accepted,
+    duplicate,
+    ended,
+    ids,
+    refused,
+)
+from tests.adapters.detector.test_outbox import reopened
 from tests.fakes.world import until
 
 
@@ -200,3 +211,60 @@ async def test_once_says_which_card_it_could_not_read(
     (tmp_path / "A").rmdir()
     assert not await Detector(table=table, outbox=outbox, url=server.url, say=print).once()
     assert "A: not announced: it can't be read: No such file or directory" in caplog.text
+
+
+async def test_after_a_restart_only_a_card_that_is_in_and_whose_end_was_not_heard_comes_again(
+    tmp_path: Path, outbox: Outbox, server: ScriptedServer
+) -> None:
+    table = Table()
+    for name in ("heard", "not-heard", "taken-out", "mounted-anew"):
+        table.put(tmp_path / name)
+    detector = Detector(table=table, outbox=outbox, url=server.url, say=print)
+    async with at_work(detector):
+        await until(lambda: len(server.asked) == 4 and outbox.idle)
+        (heard,) = [each for each in server.asked if each["data"]["sd_path"].endswith("/heard")]
+        await server.connections[0].send(ended("e-1", heard["data"]["message_id"]))
+        await until(lambda: b'"ended"' in outbox.path.read_bytes())
+    asked = len(server.asked)
+    table.there = [
+        replace(mount, key="another") if mount.path.endswith("anew") else mount
+        for mount in table.there
+        if not mount.path.endswith("taken-out")
+    ]
+    detector = Detector(table=table, outbox=reopened(outbox), url=server.url, say=print)
+    async with at_work(detector):
+        await until(lambda: len(server.asked) == asked + 3 and outbox.idle)
+    assert sorted(paths(server)[asked:]) == ["mounted-anew", "not-heard", "taken-out"]
+    assert len(set(ids(server))) == asked + 2, "the removal has its insertion's message_id"
+
+
+async def test_once_doesn_t_ask_what_became_of_the_cards_that_it_announced_before(
+    tmp_path: Path, outbox: Outbox, server: ScriptedServer
+) -> None:
+    table = Table()
+    table.put(tmp_path / "A")
+    assert await Detector(table=table, outbox=outbox, url=server.url, say=print).once()
+    again = Detector(table=table, outbox=reopened(outbox), url=server.url, say=print)
+    assert await again.once()
+    assert len(server.asked) == 1
+
+
+async def test_once_takes_no_other_insertion_s_execution_for_an_answer(
+    tmp_path: Path,
+    outbox: Outbox,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "ONCE_S", 1.0)
+    table = Table()
+    table.put(tmp_path / "A")
+
+    def script(message: dict[str, Any], number: int) -> Answer:
+        return duplicate(message, "e-1") if number == 1 else accepted(message, "e-2")
+
+    async with ScriptedServer(script) as server:
+        assert not await Detector(table=table, outbox=outbox, url=server.url, say=print).once()
+        assert "announced again the next time" in caplog.text
+        again = Detector(table=table, outbox=reopened(outbox), url=server.url, say=print)
+        assert await again.once()
+        assert len(set(ids(server))) == 2

@@ -193,6 +193,153 @@ async def test_nothing_is_sent_before_it_is_written_down(tmp_path: Path) -> None
     assert len(outbox.unsent()) == 1
 
 
+def told_ids(outbox: Outbox) -> list[str]:
+    return [message.message_id for message in outbox.unsent()]
+
+
+async def test_what_another_execution_answered_for_is_announced_again_when_that_has_ended(
+    tmp_path: Path,
+) -> None:
+    outbox = opened(tmp_path)
+    insertion = await outbox.insert("a", A, "look")
+    first = insertion.message_id
+    await outbox.settle(outbox.unsent()[0], accepted=True, by="e-1")
+    assert outbox.waiting == [insertion]
+    assert await outbox.ended("e-2", "m-2", completed=True) == []
+    assert outbox.idle
+    assert await outbox.ended("e-1", "m-1", completed=True) == [insertion]
+    (message,) = said(reopened(outbox))
+    assert message["type"] == INSERTED
+    assert message["data"] == {**A, "message_id": message["data"]["message_id"]}
+    assert message["data"]["message_id"] != first
+    assert await outbox.ended("e-1", "m-1", completed=True) == [], "of what waits no more"
+
+
+async def test_a_card_that_was_taken_out_meanwhile_is_not_announced_again(tmp_path: Path) -> None:
+    outbox = opened(tmp_path)
+    insertion = await outbox.insert("a", A, "look")
+    first = insertion.message_id
+    await outbox.settle(outbox.unsent()[0], accepted=True, by="e-1")
+    await outbox.insert("b", A, "look")
+    await outbox.settle(outbox.unsent()[0], accepted=True, by="e-1")
+    await outbox.remove(Removed("a", "/media/A"))
+    assert [each.key for each in await outbox.ended("e-1", "m-1", completed=False)] == ["b"]
+    assert [(m.type, m.insertion.key) for m in outbox.unsent()] == [(REMOVED, "a"), (INSERTED, "b")]
+    assert outbox.unsent()[0].message_id == first
+
+    await outbox.remove(Removed("b", "/media/A"))  # before it could be announced again
+    assert [m.type for m in outbox.unsent()] == [REMOVED, REMOVED]
+    for message in outbox.unsent():
+        await outbox.settle(message, accepted=True)
+    assert outbox.idle
+
+
+async def test_a_removal_is_told_under_the_message_that_the_server_knows(tmp_path: Path) -> None:
+    outbox = opened(tmp_path)
+    insertion = await outbox.insert("a", A, "look")
+    first = insertion.message_id
+    await outbox.settle(outbox.unsent()[0], accepted=True)
+    outbox = reopened(outbox)
+    assert await outbox.resume("a", unheard=True)
+    await outbox.settle(outbox.unsent()[0], accepted=True, by="e-1")
+    await outbox.remove(Removed("a", "/media/A"))
+    assert said(outbox)[0]["data"]["message_id"] == first
+
+
+async def test_after_a_lost_connection_ends_may_have_been_missed(tmp_path: Path) -> None:
+    outbox = opened(tmp_path)
+    await outbox.insert("a", A, "look")
+    await outbox.insert("b", A, "look")
+    first, other = outbox.unsent()
+    await outbox.settle(first, accepted=True, by="e-1")
+    await outbox.settle(other, accepted=True)
+    assert [each.key for each in await outbox.missed_ends()] == ["a"]
+    assert [m.insertion.key for m in outbox.unsent()] == ["a"]
+    assert await outbox.missed_ends() == []
+
+
+@pytest.mark.parametrize("completed", [True, False])
+async def test_a_card_whose_end_was_heard_is_left_alone_after_a_restart(
+    tmp_path: Path, completed: bool
+) -> None:
+    outbox = opened(tmp_path)
+    insertion = await outbox.insert("a", A, "look")
+    await outbox.settle(outbox.unsent()[0], accepted=True)
+    assert await outbox.ended("e-1", insertion.message_id, completed=completed) == []
+    outbox = reopened(outbox)
+    assert not await outbox.resume("a", unheard=True)
+    assert outbox.idle
+    assert outbox.announced() == {"a": "/media/A"}
+
+
+async def test_a_card_whose_end_was_never_heard_is_announced_again_after_a_restart_once(
+    tmp_path: Path,
+) -> None:
+    outbox = opened(tmp_path)
+    insertion = await outbox.insert("a", A, "look")
+    await outbox.settle(outbox.unsent()[0], accepted=True)
+    assert not await outbox.resume("a", unheard=True), "nothing was missed since it was announced"
+    outbox = reopened(outbox)
+    assert outbox.idle, "it may be gone"
+    assert not await outbox.resume("a", unheard=False)
+    # Heard while it was in doubt whether this is that card: it may have failed for want of it.
+    await outbox.ended("e-1", insertion.message_id, completed=False)
+    assert await outbox.recognise("a", "a2", "look")
+    assert await outbox.resume("a2", unheard=True)
+    (again,) = told_ids(outbox)
+    assert again != insertion.message_id
+    assert not await outbox.resume("a2", unheard=True)
+    assert not await outbox.resume("nothing", unheard=True)
+    outbox = reopened(outbox)
+    assert not await outbox.resume("a2", unheard=True), "it isn't sent yet"
+    assert told_ids(outbox) == [again]
+
+
+async def test_what_waits_for_another_execution_is_announced_again_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    outbox = opened(tmp_path)
+    await outbox.insert("a", A, "look")
+    await outbox.settle(outbox.unsent()[0], accepted=True, by="e-1")
+    outbox = reopened(outbox)
+    assert await outbox.ended("e-1", "m-1", completed=True) == [], "it may be gone"
+    assert await outbox.missed_ends() == []
+    assert await outbox.resume("a", unheard=False)
+    assert len(outbox.unsent()) == 1
+
+
+@pytest.mark.parametrize("completed", [True, False])
+async def test_the_other_execution_may_be_the_card_s_own_from_before_a_restart(
+    tmp_path: Path, completed: bool
+) -> None:
+    outbox = opened(tmp_path)
+    insertion = await outbox.insert("a", A, "look")
+    first = insertion.message_id
+    await outbox.settle(outbox.unsent()[0], accepted=True)
+    for _ in range(2):
+        outbox = reopened(outbox)
+        assert await outbox.resume("a", unheard=True)
+        await outbox.settle(outbox.unsent()[0], accepted=True, by="e-1")
+    again = await outbox.ended("e-1", first, completed=completed)
+    # It failed, maybe for want of the card that is in again.
+    assert [each.key for each in again] == ([] if completed else ["a"])
+    assert outbox.waiting == []
+
+
+async def test_a_file_of_an_older_detector_is_understood(tmp_path: Path) -> None:
+    data = {"message_id": "detector:1", "sd_path": "/media/A"}
+    stored = {"key": "a", "data": data, "look": "look", "state": "accepted", "removed": False}
+    content = {"version": 1, "insertions": [stored]}
+    (tmp_path / "detector").write_text(json.dumps(content))
+    outbox = opened(tmp_path)
+    assert outbox.announced() == {"a": "/media/A"}
+    assert await outbox.resume("a", unheard=True)
+    await outbox.remove(Removed("a", "/media/A"))
+    (removal,) = said(outbox)
+    assert removal["type"] == REMOVED
+    assert removal["data"] == data
+
+
 async def test_messages_keep_their_order(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     for name in "cab":

@@ -14,10 +14,16 @@ import pytest
 from adapters.detector.mounts import CardPlaces, LinuxMounts, Mount
 from adapters.detector.volume import NotMounted, look
 from tests.adapters.detector.mounting import Mounts
+from tests.filesystems import with_subvolume
 
 
 def the_mount(mounts: Mounts) -> Mount:
-    places = CardPlaces(card_roots=[], watch_roots=[str(mounts.root)], kept_out=[])
+    return the_mount_at(mounts.root)
+
+
+def the_mount_at(root: Path) -> Mount:
+    """The only one that is strictly below."""
+    places = CardPlaces(card_roots=[], watch_roots=[str(root)], kept_out=[])
     table = LinuxMounts(places)
     (mount,) = table.mounts()
     table.close()
@@ -93,6 +99,21 @@ def test_facts_without_names_of_the_system_are_told_all_the_same(mounts: Mounts)
     assert facts["fs_type"] == "tmpfs"
     assert facts["size_bytes"] == 16 * 1024 * 1024
     assert 0 < facts["free_bytes"] <= facts["size_bytes"]
+
+
+def test_a_subvolume_has_another_device_number_than_the_mount_table_says(tmp_path: Path) -> None:
+    root = tmp_path / "cards"
+    with with_subvolume(root / "disk", "day2"):
+        (root / "disk" / "day2" / "A001").mkdir()
+        found = []
+        for mount in (the_mount_at(root), replace(the_mount_at(root), number=os.makedev(0, 9_999))):
+            found.append(look(mount))
+            with pytest.raises(NotMounted):
+                look(replace(mount, number=os.makedev(0, 9_999), mount_id=1))
+            with pytest.raises(NotMounted):  # of a disk the number is its own
+                look(replace(mount, number=os.makedev(8, 1)))
+        assert found[0] == found[1]
+        assert (found[0].empty, found[0].facts["fs_type"]) == (False, "btrfs")
 
 
 @pytest.fixture

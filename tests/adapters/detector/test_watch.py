@@ -15,6 +15,7 @@ from adapters.detector.watch import (
     Event,
     Ready,
     Removed,
+    Stayed,
     Vanished,
     Waiting,
     Watch,
@@ -141,7 +142,8 @@ def test_a_ready_card_that_goes_is_removed_and_one_that_comes_back_is_new() -> N
 
 def test_what_was_ready_before_a_restart_is_not_ready_again_and_its_going_is_noticed() -> None:
     bench = Bench(a="/media/A", b="/media/B")
-    assert bench.watch.see([A], 0) == [Removed("b", "/media/B")]
+    assert bench.watch.see([A], 0) == [Removed("b", "/media/B"), Stayed(A)]
+    assert bench.watch.see([A], 0) == [], "it is said once"
     assert bench.after(60, found()) == []
 
 

@@ -47,7 +47,7 @@ class Finishing(Rig):
         return Report(self.jobs, self.card_files, self.ledger)
 
     def report(self, data: dict[str, Any], execution_id: int = 1) -> dict[str, Any]:
-        step = WriteReport(self.jobs, self.page, str(self.library))
+        step = WriteReport(self.jobs, self.ledger, self.page, str(self.library))
         return data | step(self._context("write_report", execution_id, data))
 
     def taken_in(self, execution_id: int = 1) -> dict[str, Any]:

@@ -4,11 +4,19 @@ import gc
 import os
 import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from adapters.steps.cards import FsCards, identify, open_file, open_folder, parts_of
+from adapters.steps.cards import (
+    FsCards,
+    identify,
+    is_mounted,
+    open_file,
+    open_folder,
+    parts_of,
+)
 from adapters.steps.faults import CardFault, CardLost, CardNotThere, FileFault, NotACard
 from domain.errors import InvalidPath
 
@@ -23,6 +31,15 @@ def mounts(tmp_path: Path) -> Path:
 @pytest.fixture
 def cards(mounts: Path) -> FsCards:
     return FsCards([str(mounts)])
+
+
+def test_the_system_s_names_say_which_volumes_there_are(tmp_path: Path) -> None:
+    cards = FsCards([], disks=str(tmp_path))
+    assert not cards.has_volume("6134-3033")
+    (tmp_path / "by-uuid").mkdir()
+    (tmp_path / "by-uuid" / "6134-3033").symlink_to("../../sdb1")
+    assert cards.has_volume("6134-3033")
+    assert not cards.has_volume("6134-3034")
 
 
 @pytest.mark.parametrize(
@@ -338,6 +355,39 @@ def test_a_mount_s_root_is_told_by_its_listing_alone(
     assert taken_for_the_same(cards, mounts / "A001", then)
     (mounts / "A001" / "clip.mp4").touch()
     assert not taken_for_the_same(cards, mounts / "A001", then)
+
+
+def test_what_is_in_the_card_s_mount_is_the_card_s_whatever_its_device_number(
+    cards: FsCards, mounts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each subvolume of a btrfs has a number of its own."""
+    (mounts / "A001" / "DCIM" / "clip.mp4").touch()
+    with cards.open(f"{mounts}/A001") as card:
+        card.device = -1
+        os.close(card.open_file(b"DCIM/clip.mp4"))
+        monkeypatch.setattr("adapters.steps.cards.mount_id_of", lambda *where: None)
+        with pytest.raises(FileFault, match="no regular file of this card"):
+            card.open_file(b"DCIM/clip.mp4")
+
+
+def test_a_folder_that_is_mounted_at_a_second_place_is_a_mount_and_no_volume(
+    mounts: Path, tmp_path: Path
+) -> None:
+    place = mounts / "A001"
+    bind = ["mount", "--bind", str(mounts / "A001" / "DCIM"), str(place)]
+    if subprocess.run(bind, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    try:
+        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            assert is_mounted(fd)
+            (tmp_path / "by-uuid").mkdir()
+            os.mknod(tmp_path / "by-uuid" / "6134-3033", 0o60600, os.fstat(fd).st_dev)
+            assert not identify(fd, str(place), disks=str(tmp_path)).volume
+        finally:
+            os.close(fd)
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
 
 
 def test_no_descriptor_is_left_open(cards: FsCards, mounts: Path) -> None:

@@ -679,5 +679,5 @@ def test_again_brings_everything_once_more_into_a_folder_of_its_own(
     assert output["job_folder"] == str(rig.library / f"{JOB}-2")
     assert len(rig.arrived()) == len(rig.arrived(backup)) == 6
     assert {path.replace(b"-2/", b"/") for path in rig.arrived()} == set(wanted)
-    monkeypatch.setattr(OpenCard, "open_with_status", lambda self, path: 1 / 0)
+    monkeypatch.setattr(Copier, "start", lambda self, errands: 1 / 0)
     assert rig.copy(2, data)["copied_files"] == 3  # a retry knows what this job has brought

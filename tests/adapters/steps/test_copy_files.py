@@ -148,7 +148,9 @@ def test_the_same_card_again_brings_only_what_is_new(
     monkeypatch.setattr(OpenCard, "open_with_status", open_file)
     output = rig.copy(2, data)
     assert (output["copied_files"], output["known_files"]) == (1, 4)
-    assert opened == [b"DCIM/100GOPRO/GX010099.MP4"]
+    # The recordings that are known are read to prove that it is that card; nothing else is.
+    proofs = {b"DCIM/100GOPRO/GX010001.MP4", b"DCIM/100GOPRO/GX010002.MP4"}
+    assert set(opened) == {b"DCIM/100GOPRO/GX010099.MP4"} | proofs
     wanted[b"2026-11-22_A001-2/DCIM/100GOPRO/GX010099.MP4"] = b"new footage"
     assert rig.arrived() == wanted
     assert new.endswith(b"GX010099.MP4")
@@ -1105,3 +1107,58 @@ def test_a_context_s_handler_output_is_small_whatever_the_card(rig: Rig) -> None
         rig.cards, rig.card_files, rig.jobs, rig.ledger, NoonClock(), str(rig.library)
     )
     assert len(json.dumps(step(context))) < 1_000
+
+
+def half_copied(rig: Rig) -> dict[str, Any]:
+    """Four recordings; one couldn't be read, and the others stand in the library."""
+    for number in range(1, 5):
+        rig.put(f"DCIM/IMG_{number:04}.JPG", b"monday %d" % number)
+    data = rig.ready()
+    (rig.card / "DCIM/IMG_0003.JPG").rename(rig.card / "away")
+    with pytest.raises(FilesMissing, match="IMG_0003"):
+        rig.copy(1, data)
+    (rig.card / "away").rename(rig.card / "DCIM/IMG_0003.JPG")
+    return data
+
+
+def test_a_retry_is_refused_if_the_card_was_filled_anew_meanwhile(
+    rig: Rig, volume: Callable[[str], None]
+) -> None:
+    data = half_copied(rig)
+    before = rig.arrived()
+    for number in range(1, 5):
+        rig.put(f"DCIM/IMG_{number:04}.JPG", b"sunday %d" % number)
+    with pytest.raises(AnotherCard, match=r"filled anew since it was scanned.*a new run"):
+        rig.copy(1, data)
+    assert rig.arrived() == before
+    output = rig.ingest(2)
+    assert output["copied_files"] == 4
+    assert sum(content.startswith(b"sunday") for content in rig.arrived().values()) == 4
+
+
+@pytest.mark.parametrize("shift_s", [0, 3_600])
+def test_a_retry_goes_on_with_a_card_that_something_was_trimmed_on(
+    rig: Rig, volume: Callable[[str], None], shift_s: int
+) -> None:
+    """By the camera, for room; and FAT's times move with the host's time zone."""
+    data = half_copied(rig)
+    for number in (2, 3, 4):
+        time_ns = MTIME_NS + shift_s * 10**9
+        rig.put(f"DCIM/IMG_{number:04}.JPG", b"monday %d" % number, time_ns)
+    (rig.card / "DCIM/IMG_0001.JPG").unlink()
+    rig.put("DCIM/IMG_0002.JPG", b"cut")
+    assert rig.copy(1, data)["copied_files"] == 4
+    assert rig.arrived()[b"2026-11-22_A001/DCIM/IMG_0002.JPG"] == b"monday 2"
+
+
+def test_a_card_that_goes_while_it_proves_itself_is_lost(
+    rig: Rig, volume: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = half_copied(rig)
+
+    def hashes_of(self: object, path: bytes, *rest: object) -> None:
+        raise CardLost("no such device")
+
+    monkeypatch.setattr(OpenCard, "hashes_of", hashes_of)
+    with pytest.raises(CardLost, match="card lost: no such device; 3 of 4 files are in"):
+        rig.copy(1, data)

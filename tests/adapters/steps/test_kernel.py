@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,27 @@ def written(folder: Path, size_bytes: int) -> int:
     place = folder / "copy"
     place.write_bytes(os.urandom(size_bytes))
     return os.open(place, os.O_RDONLY)
+
+
+@pytest.mark.parametrize(
+    ("code", "is_fault"),
+    [(errno.EPERM, False), (errno.EINVAL, False), (errno.EOVERFLOW, False), (errno.EIO, True)],
+)
+def test_a_file_that_can_t_have_its_time_is_no_worse_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, is_fault: bool
+) -> None:
+    def refuse(*what: object, **how: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    fd = written(tmp_path, 1)
+    try:
+        kernel.set_time(fd, 10**18)
+        assert os.fstat(fd).st_mtime_ns == 10**18
+        monkeypatch.setattr(os, "utime", refuse)
+        with pytest.raises(OSError) if is_fault else nullcontext():
+            kernel.set_time(fd, 0)
+    finally:
+        os.close(fd)
 
 
 @pytest.mark.usefixtures("told_by")

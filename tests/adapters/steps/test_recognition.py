@@ -324,8 +324,13 @@ def test_another_card_than_the_announced_one_is_refused_before_it_is_read(
     assert not rig.card_files.of(1)
 
 
-def test_a_folder_where_a_card_was_announced_is_no_card(rig: Finishing) -> None:
-    shoot(rig, b"what lies below the mount ")
+@pytest.mark.parametrize("volume_facts", [{"uuid": "9C1F-23AB"}, {"uuid": None}, {}])
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_a_folder_where_a_card_was_announced_is_no_card(
+    rig: Finishing, volume_facts: object, is_empty: bool
+) -> None:
+    if not is_empty:
+        shoot(rig, b"what lies below the mount ")
     with pytest.raises(CardNotThere, match="nothing is mounted at"):
-        rig.scanner()(scanning(rig, volume={"uuid": "9C1F-23AB"}))
+        rig.scanner()(scanning(rig, volume=volume_facts))
     assert rig.waits  # it may come late

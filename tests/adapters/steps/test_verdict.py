@@ -5,17 +5,22 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from adapters.steps import cards
+from adapters.steps.cards import OpenCard
+from adapters.steps.faults import FileFault
 from domain.errors import AttemptOver
 from domain.footage import Card, JobStatus
-from tests.adapters.steps.conftest import MTIME_NS, snapshot
+from tests.adapters.steps.conftest import MTIME_NS, NOON, NoonClock, snapshot
 from tests.adapters.steps.finishing import Finishing
+from tests.filesystems import unavailable
 
 CLIPS = ("DCIM/100GOPRO/GX010001.LRV", "DCIM/100GOPRO/GX010002.LRV", "notes.txt")
 
@@ -54,6 +59,12 @@ def reasons(data: dict[str, Any]) -> list[str]:
     assert data["verdict"]["words"].startswith("NOT safe to format: ")
     reasons: list[str] = data["verdict"]["reasons"]
     return reasons
+
+
+def shoot(rig: Finishing, said: bytes, *names: str) -> None:
+    """Recordings whose names, sizes and times don't tell what was recorded."""
+    for name in names or ("IMG_0001.JPG", "IMG_0002.JPG", "IMG_0003.JPG", "IMG_0004.JPG"):
+        rig.put(f"DCIM/100CANON/{name}", said + name.encode())
 
 
 # -- bad cards and disks first -------------------------------------------------------
@@ -150,7 +161,7 @@ def test_a_flipped_bit_is_not_seen_by_size_and_time(rig: Finishing, shot: dict[s
 def test_a_library_that_is_away(rig: Finishing, shot: dict[str, Any]) -> None:
     os.rename(rig.library, str(rig.library) + ".unplugged")
     first, *others = reasons(rig.judge(shot))
-    assert first == (f"the destination {rig.library} can't be looked at: no such file or directory")
+    assert first == f"the destination {rig.library} can't be looked at: it is not there"
     assert others == [f"{path}: {rig.library} can't be looked at" for path in CLIPS]
 
 
@@ -381,3 +392,136 @@ def test_nothing_is_left_open(rig: Finishing, shot: dict[str, Any]) -> None:
     shutil.rmtree(rig.card)
     rig.judge(shot)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+# -- a card that was formatted meanwhile, and is called as it was --------------------
+
+
+@pytest.mark.parametrize("has_serial", [True, False])
+def test_a_card_that_was_filled_anew_is_another_one(
+    rig: Finishing, request: pytest.FixtureRequest, has_serial: bool
+) -> None:
+    if has_serial:
+        request.getfixturevalue("volume")
+    shoot(rig, b"monday ")
+    copied = rig.copied()
+    assert rig.judge(copied)["safe_to_format"]
+    shoot(rig, b"sunday ")
+    (reason,) = reasons(rig.judge(copied))
+    assert reason == (
+        f"the card at {rig.card} was filled anew since it was scanned: a recording on it has "
+        "the name, size and time of a known one, but other bytes; a new run scans what is there"
+    )
+    verdict = rig.jobs.get(1).verdict
+    assert verdict is not None
+    assert [each["doubt"] for each in verdict["reasons"]] == ["another card"]
+
+
+def test_what_a_camera_has_trimmed_or_deleted_since_is_no_other_card(
+    rig: Finishing, volume: Callable[[str], None]
+) -> None:
+    shoot(rig, b"monday ")
+    copied = rig.copied()
+    (rig.card / "DCIM/100CANON/IMG_0001.JPG").unlink()
+    rig.put("DCIM/100CANON/IMG_0002.JPG", b"cut")
+    (reason,) = reasons(rig.judge(copied))
+    assert reason.startswith("DCIM/100CANON/IMG_0002.JPG: has changed since it was scanned")
+
+
+def test_a_card_whose_recordings_cannot_be_read_any_more_is_not_safe(
+    rig: Finishing, volume: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shoot(rig, b"monday ")
+    copied = rig.copied()
+
+    def hashes_of(self: object, path: bytes, *rest: object) -> None:
+        raise FileFault(path, "can't be read from the card: input/output error")
+
+    monkeypatch.setattr(OpenCard, "hashes_of", hashes_of)
+    (reason,) = reasons(rig.judge(copied))
+    assert reason == (
+        f"the card can't be looked at again: {rig.card}: none of its smallest recordings can "
+        "be read"
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "later_s", "read"),
+    [(100, 0, 3), (10, 0, 0), (10, 59, 0), (10, 61, 1), (10, -1, 1)],
+)
+def test_a_few_small_recordings_are_read_and_large_ones_only_after_a_while(
+    rig: Finishing,
+    volume: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int,
+    later_s: int,
+    read: int,
+) -> None:
+    for module in ("recognition", "verdict"):
+        monkeypatch.setattr(f"adapters.steps.{module}.FURTHER_PROOF_BYTES", limit)
+    shoot(rig, b"monday ")
+    copied = rig.copied()
+    monkeypatch.setattr(NoonClock, "now", lambda self: NOON + timedelta(seconds=later_s))
+    opened: list[bytes] = []
+    real = OpenCard.open_file
+
+    def open_file(self: OpenCard, path: bytes) -> int:
+        opened.append(path)
+        return real(self, path)
+
+    monkeypatch.setattr(OpenCard, "open_file", open_file)
+    assert rig.judge(copied)["safe_to_format"]
+    assert len(opened) == read
+
+
+# -- nothing there -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("left", [None, "DCIM/.DS_Store"])
+def test_an_empty_folder_is_rather_a_card_that_is_not_mounted(
+    rig: Finishing, left: str | None
+) -> None:
+    if left is not None:
+        rig.put(left)
+    rig.library.mkdir()
+    judged = rig.judge(rig.copied())
+    assert reasons(judged) == ["nothing is there: is the card mounted?"]
+    assert judged["verdict"]["words"] == (
+        "NOT safe to format: nothing is there: is the card mounted?"
+    )
+
+
+def test_an_empty_card_has_nothing_to_lose(rig: Finishing) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "none", rig.card], capture_output=True)
+    if mounted.returncode:
+        unavailable("mounting takes privileges")
+    try:
+        rig.library.mkdir()
+        judged = rig.judge(rig.copied())
+    finally:
+        subprocess.run(["umount", rig.card], check=True)
+    assert judged["verdict"]["words"] == "Safe to format: there is no file on it"
+
+
+# -- other hashes than before --------------------------------------------------------
+
+
+def test_copies_under_several_hashes_are_told_by_reading(
+    rig: Finishing, volume: Callable[[str], None], tmp_path: Path
+) -> None:
+    """The hashes were changed, and a destination was added."""
+    shoot(rig, b"monday ")
+    rig.taken_in(1)
+    rig.further.append(tmp_path / "second")
+    rig.settings["hash_names"] = ("md5", "c4")
+    shoot(rig, b"monday ", "IMG_0005.JPG")
+    data = rig.taken_in(2)
+    assert data["copied_files"] == 5
+    assert data["safe_to_format"], data
+    lines = list(rig.page.lines(rig.jobs.get(2)))
+    for line in lines:
+        assert {copy.destination for copy in line.copies} == {
+            str(rig.library),
+            str(tmp_path / "second"),
+        }
+    assert [name for name, _ in lines[0].hashes] == ["xxh64", "md5", "c4"]

@@ -9,6 +9,7 @@ import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from application.authoring import Interrupted, PermanentError
 from domain.errors import InvalidInput
 from tests.adapters.steps.conftest import NoonClock, Rig, snapshot
 from tests.adapters.steps.dying import dies
+from tests.adapters.steps.finishing import Finishing
 from tests.adapters.steps.mhl.conftest import Reference, Shelf
 
 CREATOR = Creator("cart-1", "Rushes", "0.1.0")
@@ -490,6 +492,7 @@ def test_what_is_damaged_or_missing_comes_from_the_other_folder(
     verify: Verify, full: Shelf, other: Shelf
 ) -> None:
     bad = flip(full.root / "A/large.mov", 77)
+    times = {path: (full.root / path).stat().st_mtime_ns for path in ("A/large.mov", "A/small.mov")}
     (full.root / "A/small.mov").unlink()
     before = snapshot(other.root)
     output = verify(full, repair_from=str(other.root))
@@ -498,13 +501,68 @@ def test_what_is_damaged_or_missing_comes_from_the_other_folder(
     assert output["repaired_files"] == 2
     for path in ("A/large.mov", "A/small.mov"):
         assert (full.root / path).read_bytes() == (other.root / path).read_bytes()
-        assert (full.root / path).stat().st_mtime_ns == 10**18
+    # The other copy was made without their times. The manifest counts in seconds.
+    assert (full.root / "A/large.mov").stat().st_mtime_ns == times["A/large.mov"]
+    small_ns = (full.root / "A/small.mov").stat().st_mtime_ns
+    assert small_ns == times["A/small.mov"] // 10**9 * 10**9
     (aside,) = output["put_aside"]
     assert Path(aside).read_bytes() == bad
     assert Path(aside).parent == full.root / "A"
     names = sorted(path.name for path in (full.root / "A").iterdir())
     assert names == ["large.mov", Path(aside).name, "small.mov"]
     assert verify(full)["intact"] is True
+
+
+@pytest.mark.parametrize("is_dated", [False, True])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_mended_file_has_the_time_that_is_the_likeliest(
+    verify: Verify, shelf: Shelf, tmp_path: Path, is_dated: bool, is_there: bool
+) -> None:
+    file = shelf.hashed(shelf.put("a.mov"))
+    shelf.add([replace(file, mtime_ns=10**18 if is_dated else 2**80)])
+    twin = Shelf(tmp_path / "twin")
+    twin.put("a.mov", (shelf.root / "a.mov").read_bytes())
+    os.utime(twin.root / "a.mov", ns=(1, 2 * 10**18))
+    if is_there:
+        (shelf.root / "a.mov").write_bytes(b"spoilt")
+        os.utime(shelf.root / "a.mov", ns=(1, 10**18 + 5 * 10**8))
+    else:
+        (shelf.root / "a.mov").unlink()
+    assert verify(shelf, repair_from=str(twin.root))["intact"] is True
+    mtime_ns = (shelf.root / "a.mov").stat().st_mtime_ns
+    assert (
+        mtime_ns
+        == {
+            (True, True): 10**18 + 5 * 10**8,
+            (True, False): 10**18,
+            (False, True): 10**18 + 5 * 10**8,
+            (False, False): 2 * 10**18,
+        }[is_dated, is_there]
+    )
+
+
+@pytest.mark.parametrize("how", ["flipped", "rewritten", "gone"])
+def test_a_card_whose_copy_was_mended_is_safe_to_format(
+    tmp_path: Path, verify: Verify, how: str
+) -> None:
+    cards = Finishing(tmp_path / "cards")
+    for name in ("clip1.jpg", "clip2.jpg"):
+        cards.put(name, b"footage of " + name.encode())
+    data = cards.taken_in()
+    assert data["safe_to_format"]
+    backup = tmp_path / "backup"
+    shutil.copytree(cards.job, backup, copy_function=shutil.copyfile)  # without their times
+    copy = cards.job / "clip1.jpg"
+    if how == "flipped":
+        flip(copy)
+    elif how == "rewritten":
+        copy.write_bytes(b"spoilt")
+    else:
+        copy.unlink()
+    assert not cards.judge(data)["safe_to_format"] or how == "flipped"
+    output = verify(str(cards.job), repair_from=str(backup))
+    assert (output["intact"], output["repaired_files"]) == (True, 1)
+    assert cards.judge(data)["safe_to_format"]
 
 
 def test_a_repaired_folder_pleases_the_reference(

@@ -12,7 +12,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import BinaryIO
 
@@ -53,6 +53,9 @@ READ_BYTES = 1024 * 1024
 
 _TEXT = re.compile("[\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]*")
 """What XML 1.0 can carry, escaped or not."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND = timedelta(seconds=1)
 
 _GENERATION = re.compile(r"([0-9]{4,9})(?:_.*)?\.mhl", re.DOTALL)
 
@@ -107,6 +110,7 @@ class ListedFile:
 
     hashes: those that hold; the failed ones are left out. hashed_at: by the hash's
     name, as it is written. is_original: whether it was new to who wrote this.
+    mtime_ns: when it was changed last, in whole seconds; None where that isn't told.
     """
 
     path: bytes = b""
@@ -115,6 +119,7 @@ class ListedFile:
     hashed_at: dict[str, str] = field(default_factory=dict)
     is_original: bool = False
     previous_path: bytes | None = None
+    mtime_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +239,15 @@ def _mtime(mtime_ns: int) -> str | None:
         return _time(datetime.fromtimestamp(mtime_ns // 1_000_000_000, UTC))
     except (ValueError, OverflowError, OSError):
         return None
+
+
+def _mtime_ns(text: str) -> int | None:
+    """None for what says no moment: it is no ``dateTime``, or has no zone."""
+    try:
+        at = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    return None if at.tzinfo is None else (at - _EPOCH) // _SECOND * 1_000_000_000
 
 
 def hashed_at_text(file: HashedFile) -> str:
@@ -392,6 +406,7 @@ class _ManifestTarget(_Target):
         if tag == "path":
             self._file.path = self._plain(text)
             self._file.size_bytes = self._size()
+            self._file.mtime_ns = _mtime_ns(self._attributes.get("lastmodificationdate", ""))
         elif tag == "previousPath":
             self._file.previous_path = self._plain(text)
         elif tag in HASH_NAMES:

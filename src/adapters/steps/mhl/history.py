@@ -67,10 +67,14 @@ MAX_FOLDER_NAME_BYTES = 150
 
 @dataclass(slots=True)
 class Known:
-    """What the generations say of one file. ``size_bytes`` is None where none tells it."""
+    """What the generations say of one file; None where none tells it.
+
+    mtime_ns: when it was changed last, as the first one says that knows it as it should be.
+    """
 
     size_bytes: int | None
     hashes: dict[str, str]
+    mtime_ns: int | None = None
 
 
 @dataclass(slots=True)
@@ -92,7 +96,9 @@ class History:
         if listed.previous_path is not None and listed.previous_path != listed.path:
             known = self.files.pop(listed.previous_path, known)
         if known is None:
-            known = self.files[listed.path] = Known(listed.size_bytes, listed.hashes)
+            known = self.files[listed.path] = Known(
+                listed.size_bytes, listed.hashes, listed.mtime_ns if listed.hashes else None
+            )
             return
         self.files[listed.path] = known
         is_other = any(
@@ -102,9 +108,11 @@ class History:
             self.replaced.add(listed.path)
         if is_other or listed.is_original:
             known.hashes.clear()
+            known.mtime_ns = None
         if listed.hashes:  # what only failed tells nothing of how the file should be
             known.hashes.update(listed.hashes)
             known.size_bytes = known.size_bytes if listed.size_bytes is None else listed.size_bytes
+            known.mtime_ns = listed.mtime_ns if known.mtime_ns is None else known.mtime_ns
 
 
 @dataclass(frozen=True, slots=True)

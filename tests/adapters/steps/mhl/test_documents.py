@@ -98,6 +98,24 @@ def test_the_manifest_that_the_hostile_ones_are_made_of_is_read() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("said", "mtime_ns"),
+    [
+        ("1970-01-01T01:00:01+01:00", 10**9),
+        ("1969-12-31T23:59:59Z", -(10**9)),
+        ("2023-11-14T22:13:20.9+00:00", 1_700_000_000 * 10**9),
+        ("2023-11-14T22:13:20", None),  # where?
+        ("yesterday", None),
+        ("", None),
+    ],
+)
+def test_when_a_file_was_changed_is_read_where_that_is_a_moment(
+    said: str, mtime_ns: int | None
+) -> None:
+    (file,) = read(manifest(attributes=f' size="12" lastmodificationdate="{said}"'))
+    assert file.mtime_ns == mtime_ns
+
+
 def test_a_manifest_that_is_too_long_is_not_read_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "MAX_MANIFEST_BYTES", 100)
     with pytest.raises(ManifestFault, match="more than 100 bytes"):

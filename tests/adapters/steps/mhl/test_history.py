@@ -83,6 +83,19 @@ def test_times_that_no_calendar_has_are_left_out(shelf: Shelf) -> None:
     assert "lastmodificationdate" not in shelf.manifests[0].read_text()
 
 
+def test_when_a_file_was_changed_is_for_the_first_to_say_who_knows_it_as_it_is(
+    shelf: Shelf,
+) -> None:
+    first = shelf.hashed(shelf.put("a"))
+    shelf.add([replace(first, mtime_ns=10**9)])
+    later = replace(shelf.hashed("a", action=Action.VERIFIED), mtime_ns=5 * 10**9)
+    shelf.add([later])
+    assert shelf.read().files[b"a"].mtime_ns == 10**9
+    shelf.put("a", b"another take")
+    shelf.add([replace(shelf.hashed("a"), mtime_ns=7 * 10**9)])
+    assert shelf.read().files[b"a"].mtime_ns == 7 * 10**9
+
+
 def test_the_same_generation_again_is_found_to_be_there(shelf: Shelf) -> None:
     file = shelf.hashed(shelf.put("a"))
     first, second = shelf.add([file]), shelf.add([file])
