@@ -123,6 +123,7 @@ class Execution:
         execution works on one card.
     data: the trigger's payload with every step's output merged in. Never changed
         in place: a merge makes a new mapping.
+    given: the names in it that the trigger said; None for one from before that was kept.
     rerun_of: the id of the execution that it does again, in part.
     version: how often it has been stored.
     data_bytes and params_bytes: how large the data is as JSON, and what spawned steps were
@@ -138,6 +139,7 @@ class Execution:
     id: int | None = None
     message_id: str | None = None
     card_key: str | None = None
+    given: Sequence[str] | None = None
     status: ExecutionStatus = ExecutionStatus.PENDING
     job_id: int | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -183,6 +185,7 @@ class Execution:
             definition=definition,
             message_id=message_id,
             card_key=card_key,
+            given=tuple(data),
             data=data,
             data_bytes=data_bytes,
             params_bytes=0,
@@ -214,7 +217,7 @@ class Execution:
         execution = cls.trigger(
             original.definition,
             uuid=uuid,
-            data=original.given(),
+            data=original.payload(),
             card_key=original.card_key,
             at=at,
             held=True,
@@ -246,8 +249,10 @@ class Execution:
             execution.begin(at=at)
         return execution
 
-    def given(self) -> dict[str, Any]:
-        """What the trigger said: the data that no step has put there."""
+    def payload(self) -> dict[str, Any]:
+        """What the trigger said, whether or not a step has said the same."""
+        if self.given is not None:
+            return {name: self.data[name] for name in self.given}
         made = {
             name
             for step in self.steps.values()

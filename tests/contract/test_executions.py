@@ -77,6 +77,8 @@ async def test_everything_an_execution_is_comes_back_as_it_was_stored(store: Sto
     assert found.data == data
     assert list(found.data) == list(data)
     assert (found.uuid, found.message_id, found.card_key) == (given.uuid, "m ü", "path:/x")
+    assert found.given == tuple(data)
+    assert found.payload() == data
     assert (found.created_at, found.started_at) == (EPOCH, EPOCH)
     assert found.created_at.utcoffset() is not None
     assert list(found.steps) == ["a", "extra", "render"]

@@ -145,7 +145,7 @@ async def test_as_many_go_at_once_as_are_asked_for(sql: SqlStore) -> None:
     sql.query(
         "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 1300) "
         "INSERT INTO pipeline_execution SELECT i, uuid || i, NULL, pipeline_type, definition, "
-        "'completed', NULL, execution_data, NULL, warnings, 100, NULL, NULL, NULL, 1, "
+        "'completed', NULL, execution_data, NULL, warnings, 100, NULL, NULL, NULL, NULL, 1, "
         "created_at, NULL, NULL, updated_at FROM pipeline_execution, n"
     )
     assert await sql.executions.forget(LATER, 100_000) == 1_299

@@ -283,7 +283,7 @@ VERBS_OF_NO_STATE = {
     "ask_again",
     "copy",
     "differs_from",
-    "given",
+    "payload",
     "next_look_at",
     "ready",
     "require_external",

@@ -517,6 +517,25 @@ def test_saying_the_same_as_the_owner_is_no_contradiction() -> None:
     assert execution.status is ExecutionStatus.COMPLETED
 
 
+def test_a_rerun_is_given_what_the_trigger_said_though_a_step_has_said_the_same() -> None:
+    execution = triggered(*chain("a", "b"), data={"path": "/x", "take": 1})
+    done(execution, "a", path="/x", made="by a")
+    done(execution, "b", take=1, made="by a")
+    again = Execution.rerun(execution, "a", uuid="u-2", at=NOW)
+    assert again.data == {"path": "/x", "take": 1}
+    kept = Execution.rerun(execution, "b", uuid="u-3", at=NOW)
+    assert kept.data == {"path": "/x", "take": 1, "made": "by a"}
+    assert kept.payload() == {"path": "/x", "take": 1}
+
+
+def test_of_one_from_before_that_was_kept_a_rerun_is_given_what_no_step_has_said() -> None:
+    execution = triggered(*chain("a", "b"), data={"path": "/x", "take": 1})
+    done(execution, "a", path="/x", made="by a")
+    done(execution, "b")
+    execution.given = None
+    assert Execution.rerun(execution, "a", uuid="u-2", at=NOW).data == {"take": 1}
+
+
 def test_contradicting_another_step_fails_the_step_and_names_both() -> None:
     execution = triggered(*chain("a", "b"))
     done(execution, "a", files=3)

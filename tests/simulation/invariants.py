@@ -182,7 +182,7 @@ class History:
             self._wrong("messages", f"{draft.message_id} has made a second execution")
         # What its first commit brings can only be what the trigger said, or what an
         # execution that is run again has kept of the one before.
-        told = Told(draft, draft.data if draft.rerun_of is None else draft.given())
+        told = Told(draft, draft.data if draft.rerun_of is None else draft.payload())
         for key, step in draft.steps.items():
             if draft.rerun_of is not None and step.satisfies:
                 told.kept.add(key)

@@ -20,7 +20,7 @@ from adapters.persistence.location import database_file
 from adapters.persistence.tables import engine_state, metadata
 from domain.errors import Unavailable
 
-SCHEMA = "0008"
+SCHEMA = "0009"
 """The revision that this code works with: the head of ``migrations/versions``."""
 
 BUSY_TIMEOUT_S = 10.0

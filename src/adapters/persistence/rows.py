@@ -52,6 +52,7 @@ EXECUTION = (
     "pipeline_type",
     "definition",
     "card_key",
+    "given",
     "rerun_of",
     "created_at",
 )
@@ -122,6 +123,7 @@ def execution_values(execution: Execution) -> tuple[Any, ...]:
         execution.definition.type,
         _definition_text(execution.definition),
         execution.card_key,
+        None if execution.given is None else json_text(execution.given),
         execution.rerun_of,
         time_text(execution.created_at),
     )
@@ -283,6 +285,7 @@ def _execution(row: RowMapping) -> Execution:
         progress=row["progress"],
         paused_at=row["paused_at"],
         card_key=row["card_key"],
+        given=None if row["given"] is None else tuple(row["given"]),
         rerun_of=row["rerun_of"],
         version=row["version"],
         created_at=row["created_at"],

@@ -88,6 +88,7 @@ pipeline_execution = Table(
     Column("warnings", JSON, nullable=False),
     Column("progress", Integer, nullable=False),
     Column("card_key", Text, nullable=True),
+    Column("given", JSON, nullable=True),
     Column("paused_at", UtcDateTime, nullable=True),
     Column("rerun_of", Id, nullable=True),
     Column("version", Integer, nullable=False),
