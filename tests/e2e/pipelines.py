@@ -109,7 +109,7 @@ lifecycle = Pipeline("lifecycle", [prepare, unlock, develop], card=True)
 rendered = Pipeline("rendered", [external_step("render", lease_s=1)])
 
 
-@step()
+@step(depends_on=["prepare"])
 def wait_for_file(context: StepContext) -> dict[str, Any]:
     """Runs until the file that the trigger names is there, and says how it goes on."""
     pause = threading.Event()
