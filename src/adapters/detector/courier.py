@@ -227,14 +227,14 @@ class Courier:
     async def _settle(self, message: Message, kind: str, data: Mapping[str, Any]) -> None:
         name = _shown(message.insertion.sd_path)
         code, why = _shown(str(data.get("code"))), _shown(str(data.get("message")))
-        accepted, by = kind == "detector:accepted", None
+        accepted, by, duplicate = kind == "detector:accepted", None, data.get("duplicate")
         if message.type == REMOVED:
             if not accepted:
                 # Only news for those who look: a server that doesn't know it misses nothing.
                 log.info("%s: the server takes no word of its removal: %s", name, why)
         elif accepted:
             execution = str(data.get("execution_id"))
-            if data.get("duplicate") == "card":
+            if duplicate is not None:  # maybe another message's
                 by = execution
                 self._expect(execution, name)
             self._say(f"{name}: accepted, execution {_shown(execution)}{_duplicate(data)}")
@@ -245,12 +245,7 @@ class Courier:
             self._put_it_off(message, f"{name}: the server doesn't take it now: {why} ({code})")
             return
         self._put_off.pop(_which(message), None)
-        await self._outbox.settle(message, accepted=accepted, by=by)
-        if message.type == INSERTED and accepted and data.get("duplicate") == "message":
-            # The first answer was lost. It may have named another message's execution, whose
-            # end may have been told by now: only a new message finds out.
-            await self._outbox.announce_again([message.insertion])
-            self._put_off[_which(message)] = (0, asyncio.get_running_loop().time() + AGAIN_S[0])
+        await self._outbox.settle(message, accepted=accepted, by=by, waits=duplicate == "card")
 
     async def _ended(self, how: str, data: Mapping[str, Any]) -> None:
         """An execution has ended, whoever began it."""

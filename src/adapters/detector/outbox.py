@@ -229,14 +229,18 @@ class Outbox:
         message_id: the one that it was made for, if any. completed: rather than failed or
         cancelled.
         """
-        waiting = [e for e in self.waiting if self._others.get(e.message_id) == execution_id]
+        again = []
         for each in self._insertions.values():
+            if each.state not in ("accepted", "waiting"):
+                continue
             own = message_id is not None and message_id == (each.known_as or each.message_id)
             # Whoever waits for its own execution asked again after a restart. If that has
             # failed it may have been for want of the card.
-            if own and (each.state == "accepted" or (each.state == "waiting" and completed)):
+            if own and (each.state == "accepted" or completed):
                 each.state = "ended"
-        again = [each for each in waiting if each.state == "waiting"]
+                self._others.pop(each.message_id, None)
+            elif self._others.get(each.message_id) == execution_id and not each.removed:
+                again.append(each)
         await self.announce_again(again)
         return again
 
@@ -272,20 +276,24 @@ class Outbox:
         await self._write()
         self.grown.set()
 
-    async def settle(self, message: Message, *, accepted: bool, by: str | None = None) -> None:
+    async def settle(
+        self, message: Message, *, accepted: bool, by: str | None = None, waits: bool = False
+    ) -> None:
         """A server has taken the message, or will never take it.
 
-        by: the execution of another message that it was answered with.
+        by: the execution that it was answered with, if that may be another message's: as its
+        end tells, and as is known already of one that ``waits`` for it.
         """
         insertion = message.insertion
         if message.type == INSERTED:
             if not accepted:
                 insertion.state = "refused"
-            elif by is None:
-                insertion.state, insertion.known_as = "accepted", insertion.message_id
-            else:
+            elif waits:
                 insertion.state = "waiting"
                 insertion.known_as = insertion.known_as or insertion.message_id
+            else:
+                insertion.state, insertion.known_as = "accepted", insertion.message_id
+            if accepted and by is not None:
                 self._others[insertion.message_id] = by
         if message.type == REMOVED or (insertion.removed and not accepted):
             self._insertions.pop(insertion.key, None)

@@ -385,20 +385,25 @@ async def test_a_card_that_waits_is_announced_again_over_a_new_connection(outbox
     assert len(set(ids(server))) == 4, "what was taken is not announced again"
 
 
-async def test_whose_execution_answers_for_a_known_message_is_asked_under_another(
-    outbox: Outbox,
+@pytest.mark.parametrize("is_own", [True, False])
+async def test_whose_execution_answered_for_a_known_message_is_told_by_its_end(
+    outbox: Outbox, is_own: bool
 ) -> None:
-    """The answer was lost. It may have named another message's execution, which is over."""
+    """The first answer was lost; it may have named another message's execution."""
     await outbox.insert("a", {"sd_path": "/media/A"}, "look")
 
     def script(message: dict[str, Any], number: int) -> Answer:
-        return (None, duplicate(message, "e-1", "message"), duplicate(message, "e-1"))[number - 1]
+        answers = (None, duplicate(message, "e-1", "message"), accepted(message, "e-2"))
+        return answers[number - 1]
 
+    lines: list[str] = []
     async with ScriptedServer(script) as server:
-        async with at_work(Courier(server.url, outbox, lambda line: None)):
-            await until(lambda: len(server.asked) == 3 and outbox.waiting)
-            first, second, third = ids(server)
-            assert first == second != third
-            await server.connections[-1].send(ended("e-1", first))
-            await until(lambda: not outbox.waiting)
-    assert outbox.idle, "it was the card's own"
+        async with at_work(Courier(server.url, outbox, lines.append)):
+            await until(lambda: len(server.asked) == 2 and outbox.idle)
+            first, second = ids(server)
+            assert first == second
+            await server.connections[-1].send(ended("e-1", first if is_own else "another"))
+            await until(lambda: any("completed" in line for line in lines))
+            if not is_own:
+                await until(lambda: len(server.asked) == 3 and outbox.idle)
+    assert len(set(ids(server))) == (1 if is_own else 2)

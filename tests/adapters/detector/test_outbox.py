@@ -203,7 +203,7 @@ async def test_what_another_execution_answered_for_is_announced_again_when_that_
     outbox = opened(tmp_path)
     insertion = await outbox.insert("a", A, "look")
     first = insertion.message_id
-    await outbox.settle(outbox.unsent()[0], accepted=True, by="e-1")
+    await outbox.settle(outbox.unsent()[0], accepted=True, by="e-1", waits=True)
     assert outbox.waiting == [insertion]
     assert await outbox.ended("e-2", "m-2", completed=True) == []
     assert outbox.idle
@@ -219,9 +219,9 @@ async def test_a_card_that_was_taken_out_meanwhile_is_not_announced_again(tmp_pa
     outbox = opened(tmp_path)
     insertion = await outbox.insert("a", A, "look")
     first = insertion.message_id
-    await outbox.settle(outbox.unsent()[0], accepted=True, by="e-1")
+    await outbox.settle(outbox.unsent()[0], accepted=True, by="e-1", waits=True)
     await outbox.insert("b", A, "look")
-    await outbox.settle(outbox.unsent()[0], accepted=True, by="e-1")
+    await outbox.settle(outbox.unsent()[0], accepted=True, by="e-1", waits=True)
     await outbox.remove(Removed("a", "/media/A"))
     assert [each.key for each in await outbox.ended("e-1", "m-1", completed=False)] == ["b"]
     assert [(m.type, m.insertion.key) for m in outbox.unsent()] == [(REMOVED, "a"), (INSERTED, "b")]
@@ -241,7 +241,7 @@ async def test_a_removal_is_told_under_the_message_that_the_server_knows(tmp_pat
     await outbox.settle(outbox.unsent()[0], accepted=True)
     outbox = reopened(outbox)
     assert await outbox.resume("a", unheard=True)
-    await outbox.settle(outbox.unsent()[0], accepted=True, by="e-1")
+    await outbox.settle(outbox.unsent()[0], accepted=True, by="e-1", waits=True)
     await outbox.remove(Removed("a", "/media/A"))
     assert said(outbox)[0]["data"]["message_id"] == first
 
@@ -251,7 +251,7 @@ async def test_after_a_lost_connection_ends_may_have_been_missed(tmp_path: Path)
     await outbox.insert("a", A, "look")
     await outbox.insert("b", A, "look")
     first, other = outbox.unsent()
-    await outbox.settle(first, accepted=True, by="e-1")
+    await outbox.settle(first, accepted=True, by="e-1", waits=True)
     await outbox.settle(other, accepted=True)
     assert [each.key for each in await outbox.missed_ends()] == ["a"]
     assert [m.insertion.key for m in outbox.unsent()] == ["a"]
@@ -300,7 +300,7 @@ async def test_what_waits_for_another_execution_is_announced_again_after_a_resta
 ) -> None:
     outbox = opened(tmp_path)
     await outbox.insert("a", A, "look")
-    await outbox.settle(outbox.unsent()[0], accepted=True, by="e-1")
+    await outbox.settle(outbox.unsent()[0], accepted=True, by="e-1", waits=True)
     outbox = reopened(outbox)
     assert await outbox.ended("e-1", "m-1", completed=True) == [], "it may be gone"
     assert await outbox.missed_ends() == []
@@ -319,7 +319,7 @@ async def test_the_other_execution_may_be_the_card_s_own_from_before_a_restart(
     for _ in range(2):
         outbox = reopened(outbox)
         assert await outbox.resume("a", unheard=True)
-        await outbox.settle(outbox.unsent()[0], accepted=True, by="e-1")
+        await outbox.settle(outbox.unsent()[0], accepted=True, by="e-1", waits=True)
     again = await outbox.ended("e-1", first, completed=completed)
     # It failed, maybe for want of the card that is in again.
     assert [each.key for each in again] == ([] if completed else ["a"])
