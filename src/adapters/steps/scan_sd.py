@@ -363,6 +363,7 @@ class Walk:
                 yield CardFile(folder, FileKind.FOLDER, 0, 0)
 
     def _in_folder(self, fd: int, folder: bytes, below: list[bytes]) -> Iterator[CardFile]:
+        device = self._card.device
         with os.scandir(fd) as entries:
             for number, entry in enumerate(entries):
                 if number % REPORT_EVERY == 0:
@@ -374,7 +375,8 @@ class Walk:
                 except OSError as error:
                     yield self._unreadable(path, error)
                     continue
-                kind, problem = self._elsewhere(fd, name, found) or _kind(name, found)
+                elsewhere = None if found.st_dev == device else self._elsewhere(fd, name, found)
+                kind, problem = elsewhere or _kind(name, found)
                 if kind is None:
                     below.append(path)
                     continue
@@ -391,8 +393,8 @@ class Walk:
     def _elsewhere(
         self, folder: int, name: bytes, found: os.stat_result
     ) -> tuple[FileKind, str] | None:
-        """What is no part of this card, with the reason; None for what is."""
-        if found.st_dev == self._card.device or stat.S_ISLNK(found.st_mode):
+        """What is no part of this card, with the reason; None for what is, or is a link."""
+        if stat.S_ISLNK(found.st_mode):
             return None
         is_part = self._card.has(found, name, folder)
         if is_part is None:  # nobody may take the card for whole without it
