@@ -246,6 +246,11 @@ class Courier:
             return
         self._put_off.pop(_which(message), None)
         await self._outbox.settle(message, accepted=accepted, by=by, waits=duplicate == "card")
+        is_known = message.type == INSERTED and accepted and duplicate == "message"
+        if is_known and self._outbox.may_be_over(message.insertion):
+            # Nobody would hear how it ended: only a new message finds out.
+            await self._outbox.announce_again([message.insertion])
+            self._put_off[_which(message)] = (0, asyncio.get_running_loop().time() + AGAIN_S[0])
 
     async def _ended(self, how: str, data: Mapping[str, Any]) -> None:
         """An execution has ended, whoever began it."""

@@ -109,6 +109,7 @@ class Outbox:
         self.grown = asyncio.Event()
         self._insertions: dict[str, Insertion] = {}
         self._unheard: frozenset[str] = frozenset()
+        self._sent_before: frozenset[str] = frozenset()
         self._others: dict[str, str] = {}
         self._unwritten: set[str] = set()
         self._writing = asyncio.Lock()
@@ -133,11 +134,8 @@ class Outbox:
         self._lock = fd
         try:
             self._insertions = self._read()
-            self._unheard = frozenset(
-                each.message_id
-                for each in self._insertions.values()
-                if each.state in ("accepted", "waiting")
-            )
+            self._unheard = self._those("accepted", "waiting")
+            self._sent_before = self._those("unsent")
         except OSError as error:
             self.close()
             raise Unavailable(f"{self.path} can't be read: {error}") from None
@@ -243,6 +241,15 @@ class Outbox:
                 again.append(each)
         await self.announce_again(again)
         return again
+
+    def may_be_over(self, insertion: Insertion) -> bool:
+        """Whether its message may have been sent, and its execution have ended, before this
+        start."""
+        return insertion.message_id in self._sent_before
+
+    def _those(self, *states: str) -> frozenset[str]:
+        insertions = self._insertions.values()
+        return frozenset(each.message_id for each in insertions if each.state in states)
 
     async def missed_ends(self) -> Sequence[Insertion]:
         """Ends may have been told while nobody listened; the cards that are announced again."""

@@ -407,3 +407,20 @@ async def test_whose_execution_answered_for_a_known_message_is_told_by_its_end(
             if not is_own:
                 await until(lambda: len(server.asked) == 3 and outbox.idle)
     assert len(set(ids(server))) == (1 if is_own else 2)
+
+
+async def test_what_an_earlier_run_may_have_sent_is_asked_under_another_message(
+    outbox: Outbox,
+) -> None:
+    """It was killed before it had the answer, and the end may have been told meanwhile."""
+    await outbox.insert("a", {"sd_path": "/media/A"}, "look")
+    outbox.close()
+    outbox.open()
+    asked: list[str] = []
+
+    def script(message: dict[str, Any], number: int) -> Answer:
+        asked.append(message["data"]["message_id"])
+        return duplicate(message, "e-1", "message") if number == 1 else accepted(message, "e-2")
+
+    await delivered(outbox, script, lambda: len(asked) == 2 and outbox.idle)
+    assert asked[0] != asked[1]
