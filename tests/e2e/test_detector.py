@@ -325,6 +325,7 @@ def test_a_card_that_was_away_with_its_detector_is_copied_when_both_are_back(
             footage = gopro_card(folder)
             detector.start(server.http)
             detector.says("A: accepted")
+            eventually(lambda: detector.kept[0]["state"], lambda state: state == "accepted")
             detector.kill()
             mount.take_out()
         server.request("POST", "/api/engine/resume")
