@@ -184,7 +184,12 @@ class _HttpServer(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """Raises ``Unavailable`` if a socket can't be listened on."""
+        try:
+            await super().startup(sockets)
+        except OSError as error:
+            places = ", ".join(address(*each.getsockname()[:2]) for each in sockets or ())
+            raise Unavailable(f"HTTP can't listen on {places}: {error}") from error
         self.accepting.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -220,17 +225,14 @@ async def _serving_http(
     )
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     accepting = asyncio.create_task(server.accepting.wait())
-    await asyncio.wait({serving, accepting}, return_when=asyncio.FIRST_COMPLETED)
-    if not accepting.done():
-        accepting.cancel()
-        host, port = listener.getsockname()[:2]
-        raise Unavailable(
-            f"HTTP can't listen on {address(host, port)}: {serving.exception()}"
-        ) from serving.exception()
     try:
         async with beside(connections.run()):
+            await asyncio.wait({serving, accepting}, return_when=asyncio.FIRST_COMPLETED)
+            if serving.done():
+                await serving
             yield
     finally:
+        accepting.cancel()
         connections.end_silent()
         server.should_exit = True
         await serving

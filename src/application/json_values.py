@@ -23,7 +23,6 @@ MAX_OBJECT_BYTES = 1024 * 1024
 MAX_DEPTH = 100
 """How many objects and lists may stand in each other: copying and comparing are recursive."""
 
-
 MAX_EXACT = 2**53
 """Up to here a double holds every whole number."""
 
@@ -153,10 +152,15 @@ def contents_hash(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def plain_number(number: float) -> int | float:
+    """A whole number as an integer, as long as doubles can tell it from its neighbours."""
+    return int(number) if number.is_integer() and abs(number) <= MAX_EXACT else number
+
+
 def _plain(value: Any) -> Any:
     """The same, with whole numbers as integers."""
-    if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_EXACT:
-        return int(value)
+    if isinstance(value, float):
+        return plain_number(value)
     if isinstance(value, dict):
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):

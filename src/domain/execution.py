@@ -646,14 +646,12 @@ class Execution:
         """
         if self.status is ExecutionStatus.CANCELLED:
             return
-        self.status = self._fire(ExecutionVerb.CANCEL)
+        self._end(ExecutionVerb.CANCEL, at)
         cancelled = [
             self._put(step.cancel(at=at), at).key
             for step in list(self.steps.values())
             if not step.ended
         ]
-        self.paused_at = None
-        self.completed_at = at
         self._record(PipelineCancelled(at, cancelled=tuple(cancelled)))
 
     def pause(self, *, at: datetime) -> None:
@@ -775,11 +773,9 @@ class Execution:
             self._advance_progress()
             self._finish_if_done(at)
         elif self.status is ExecutionStatus.RUNNING:
-            self.status = self._fire(ExecutionVerb.FAIL)
+            self._end(ExecutionVerb.FAIL, at)
             self._leave_queues(at)
             self.error_message = f"step {step.key} failed (attempt {step.attempt}): {error}"
-            self.paused_at = None
-            self.completed_at = at
             self._record(PipelineFailed(at, step.name, step.key, step.attempt, error))
 
     def _leave_queues(self, at: datetime) -> None:
@@ -896,11 +892,15 @@ class Execution:
             self._finish(at)
 
     def _finish(self, at: datetime) -> None:
-        self.status = self._fire(ExecutionVerb.COMPLETE)
-        self.paused_at = None
-        self.completed_at = at
+        self._end(ExecutionVerb.COMPLETE, at)
         self.progress = 100
         self._record(PipelineCompleted(at, warnings=self.warnings))
+
+    def _end(self, verb: ExecutionVerb, at: datetime) -> None:
+        """Raises ``IllegalTransition`` if the verb isn't possible."""
+        self.status = self._fire(verb)
+        self.paused_at = None
+        self.completed_at = at
 
     def _advance_progress(self, *, complete: bool = False) -> None:
         """``complete``: the last step has just ended, and the execution with it."""

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.cards import files_below, gopro_card
-from tests.e2e.server import DEADLINE_S, RUSHES, Server, eventually, steps
+from tests.e2e.server import RUSHES, Server, eventually, steps
+from tests.e2e.test_command_line import CommandLine
 
 CLIP_BYTES = 150_000_000
 
@@ -115,14 +116,7 @@ def test_an_address_in_use_is_named(start_server: Callable[..., Server], tmp_pat
 
 
 def test_http_and_grpc_get_no_port_together(tmp_path: Path) -> None:
-    refused = subprocess.run(
-        [RUSHES, "serve", "--port", "18451", "--grpc-port", "18451"],
-        env=Server(tmp_path).environment,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    refused = CommandLine(tmp_path)("serve", "--port", "18451", "--grpc-port", "18451")
     assert refused.returncode == 2
     assert "need a port each, and both are to have 18451" in refused.stderr
     assert refused.stdout == ""

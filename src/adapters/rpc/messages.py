@@ -19,7 +19,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from adapters.rpc.pb import pipeline_pb2 as pb
 from application.advance import Beat
 from application.claims import Claimed
-from application.json_values import MAX_EXACT
+from application.json_values import plain_number
 from application.ports import AttemptRef, Load
 from application.views import ExecutionView, StepView
 from domain.errors import InvalidInput
@@ -186,9 +186,7 @@ def _put(value: Value, plain: object, depth: int) -> None:
 def _plain(value: Value) -> Any:
     match value.WhichOneof("kind"):
         case "number_value":
-            number = value.number_value
-            whole = number.is_integer() and abs(number) <= MAX_EXACT
-            return int(number) if whole else number
+            return plain_number(value.number_value)
         case "string_value":
             return value.string_value
         case "bool_value":

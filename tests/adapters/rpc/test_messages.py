@@ -9,13 +9,13 @@ from google.protobuf.struct_pb2 import Struct
 
 from adapters.rpc.messages import (
     MAX_DEPTH,
-    MAX_EXACT,
     execution_message,
     json_of,
     status_filter,
     struct_of,
 )
 from adapters.rpc.pb import pipeline_pb2 as pb
+from application.json_values import MAX_EXACT
 from application.views import ExecutionView
 from domain.execution import ExecutionStatus
 from domain.step import StepStatus

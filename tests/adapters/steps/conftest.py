@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from adapters.steps import parts
-from adapters.steps.cards import FsCards
+from adapters.steps.cards import FsCards, OpenCard
 from adapters.steps.copy_files import CopyFiles
 from adapters.steps.copying import SMALL_BYTES
 from adapters.steps.create_job import CreateJob
@@ -238,6 +238,20 @@ def rig(tmp_path: Path) -> Rig:
 @pytest.fixture
 def resuming(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "RESUME_BYTES", SMALL_BYTES)
+
+
+@pytest.fixture
+def proving(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The files of the card that are opened by themselves: to prove what they are."""
+    opened: list[bytes] = []
+    real = OpenCard.open_file
+
+    def open_file(self: OpenCard, path: bytes) -> int:
+        opened.append(path)
+        return real(self, path)
+
+    monkeypatch.setattr(OpenCard, "open_file", open_file)
+    return opened
 
 
 @pytest.fixture

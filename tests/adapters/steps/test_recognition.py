@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from adapters.steps.cards import OpenCard
 from adapters.steps.faults import AnotherCard, CardNotThere, FileFault
 from application.authoring import StepContext
 from domain.footage import Card
@@ -202,22 +201,16 @@ def test_only_the_first_proof_may_be_large(
     rig: Finishing,
     volume: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
+    proving: list[bytes],
     limit: int,
     read: int,
 ) -> None:
     monkeypatch.setattr("adapters.steps.recognition.FURTHER_PROOF_BYTES", limit)
     shoot(rig, b"monday ")
     rig.taken_in(1)
-    opened: list[bytes] = []
-    real = OpenCard.open_file
-
-    def open_file(self: OpenCard, path: bytes) -> int:
-        opened.append(path)
-        return real(self, path)
-
-    monkeypatch.setattr(OpenCard, "open_file", open_file)
+    proving.clear()
     assert told(rig.scan(2)) == (1, 0, 4, 0)
-    assert len(opened) == read
+    assert len(proving) == read
 
 
 def test_what_was_read_once_under_another_time_is_known_from_then_on(

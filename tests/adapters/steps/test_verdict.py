@@ -453,6 +453,7 @@ def test_a_few_small_recordings_are_read_and_large_ones_only_after_a_while(
     rig: Finishing,
     volume: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
+    proving: list[bytes],
     limit: int,
     later_s: int,
     read: int,
@@ -462,16 +463,9 @@ def test_a_few_small_recordings_are_read_and_large_ones_only_after_a_while(
     shoot(rig, b"monday ")
     copied = rig.copied()
     monkeypatch.setattr(NoonClock, "now", lambda self: NOON + timedelta(seconds=later_s))
-    opened: list[bytes] = []
-    real = OpenCard.open_file
-
-    def open_file(self: OpenCard, path: bytes) -> int:
-        opened.append(path)
-        return real(self, path)
-
-    monkeypatch.setattr(OpenCard, "open_file", open_file)
+    proving.clear()
     assert rig.judge(copied)["safe_to_format"]
-    assert len(opened) == read
+    assert len(proving) == read
 
 
 # -- nothing there -------------------------------------------------------------------
